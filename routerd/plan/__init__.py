@@ -1,0 +1,30 @@
+"""Which targets a request may use, and in what order. Pure: no clock, no I/O, no log.
+
+Model
+    A name resolves to a Route (and what its pattern captured). A Route compiles to a RoutePlan: entries, one for each pair of
+    target and endpoint, in file order. One request gets an order of these entries: its plan.
+Compilation
+    `Resolver(graph)` and `RoutePlan(graph, route)` are built lazily, once a generation. Unusable targets (their provider is
+    disabled) are left out and kept in `RoutePlan.skipped`, with the reason.
+Runtime
+    `Resolver.resolve(model)` then `RoutePlan.order(captured, health, rng, now_s)`. Health is asked through HealthView. Free
+    entries first, then full ones, then those that cool down; nothing is dropped. `explain` runs this very code.
+Cost and concurrency
+    An exact name with one target: under 1 us for both calls. Memory is bounded by the configuration plus CACHE_NAMES names.
+    One thread: a round-robin remembers its turn, everything else is read-only.
+"""
+
+from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, skipped
+from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
+
+__all__ = [
+    "HealthView",
+    "Planned",
+    "Resolved",
+    "Resolver",
+    "RoutePlan",
+    "Skipped",
+    "offered_names",
+    "resolve",
+    "skipped",
+]

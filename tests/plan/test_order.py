@@ -1,0 +1,134 @@
+"""Rules of the plan: chain order, groups, endpoints, cooldown, full endpoints, skipped targets, filled names."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from routerd.graph import Balance, Graph, Route
+from routerd.plan import Planned, RoutePlan, Skipped, resolve, skipped
+from tests.plan.build import Fixed, endpoint, graph, group, provider, route, target
+
+NOW = 1000.0
+
+
+def order(g: Graph, r: Route, health: Fixed | None = None, seed: int = 0, captured: tuple[str, ...] = ()) -> list[Planned]:
+    return list(RoutePlan(g, r).order(captured, health or Fixed(), random.Random(seed), NOW))
+
+
+def names(planned: list[Planned]) -> list[str]:
+    return [p.endpoint.name for p in planned]
+
+
+def test_a_chain_keeps_its_order_and_the_same_tuple_is_returned() -> None:
+    r = route("m", "a/x", "b/y", "c/z")
+    plan = RoutePlan(graph(r), r)
+    planned = plan.order((), Fixed(), random.Random(0), NOW)
+    assert planned is plan.entries
+    assert [(p.provider.name, p.model, p.index) for p in planned] == [("a", "x", 0), ("b", "y", 1), ("c", "z", 2)]
+
+
+def test_cooling_targets_go_last_and_keep_their_order() -> None:
+    r = route("m", "a/x", "b/y", "c/z", "d/w")
+    assert names(order(graph(r), r, Fixed({"a": NOW + 5, "c": NOW + 1}))) == ["b", "d", "a", "c"]
+
+
+def test_an_ended_cooldown_counts_no_more() -> None:
+    r = route("m", "a/x", "b/y")
+    assert names(order(graph(r), r, Fixed({"a": NOW}))) == ["a", "b"]
+
+
+def test_all_cooling_drops_nobody() -> None:
+    r = route("m", "a/x", "b/y")
+    assert names(order(graph(r), r, Fixed({"a": NOW + 5, "b": NOW + 5}))) == ["a", "b"]
+
+
+def test_full_goes_behind_free_and_before_cooling() -> None:
+    r = route("m", "cool/x", "full/y", "free/z")
+    g = graph(r, providers=(provider("full", endpoint("full", "full", max_concurrent=2)),))
+    health = Fixed({"cool": NOW + 1}, {"full": 2})
+    assert names(order(g, r, health)) == ["free", "full", "cool"]
+    assert names(order(g, r, Fixed({}, {"full": 1}))) == ["cool", "full", "free"]
+
+
+def test_a_provider_shares_its_endpoints_by_its_own_balance() -> None:
+    gpu = provider("gpu", endpoint("a", "gpu"), endpoint("b", "gpu", weight=2), balance=Balance.LEAST_BUSY)
+    r = route("m", "gpu/x", "other/y")
+    assert names(order(graph(r, providers=(gpu,)), r, Fixed({}, {"a": 3, "b": 4}))) == ["b", "a", "other"]
+
+
+def test_a_pinned_endpoint_is_the_only_one() -> None:
+    gpu = provider("gpu", endpoint("a", "gpu"), endpoint("b", "gpu"))
+    r = route("m", target("gpu/x", endpoint="b"))
+    assert names(order(graph(r, providers=(gpu,)), r)) == ["b"]
+
+
+def test_a_group_is_drawn_by_weight_and_the_rest_is_its_failover() -> None:
+    r = route("m", group(target("a/x", weight=3), target("b/y", weight=1)), "last/z")
+    plan, rng = RoutePlan(graph(r), r), random.Random(3)
+    orders = [names(list(plan.order((), Fixed(), rng, NOW))) for _ in range(4000)]
+    first = Counter(o[0] for o in orders)
+    assert first["a"] / 4000 == pytest.approx(0.75, abs=0.03)
+    assert {o[2] for o in orders} == {"last"}
+
+
+def test_a_cooling_member_loses_its_share_to_all_others_evenly() -> None:
+    r = route("m", group(target("a/x"), target("b/y"), target("c/z"), balance=Balance.ROUND_ROBIN))
+    plan = RoutePlan(graph(r), r)
+    orders = [names(list(plan.order((), Fixed({"a": NOW + 9}), random.Random(0), NOW))) for _ in range(100)]
+    assert Counter(o[0] for o in orders) == {"b": 50, "c": 50}
+    assert {o[2] for o in orders} == {"a"}
+
+
+def test_a_target_is_usable_while_one_of_its_endpoints_is() -> None:
+    gpu = provider("gpu", endpoint("a", "gpu"), endpoint("b", "gpu"))
+    r = route("m", group(target("gpu/x"), target("other/y", weight=0)))
+    planned = order(graph(r, providers=(gpu,)), r, Fixed({"a": NOW + 1}))
+    assert names(planned) == ["b", "other", "a"]
+
+
+def test_least_busy_over_targets_adds_up_their_endpoints() -> None:
+    gpu = provider("gpu", endpoint("a", "gpu"), endpoint("b", "gpu"))
+    r = route("m", group(target("gpu/x"), target("other/y"), balance=Balance.LEAST_BUSY))
+    planned = order(graph(r, providers=(gpu,)), r, Fixed({}, {"a": 2, "b": 2, "other": 3}))
+    assert names(planned)[0] == "other"
+
+
+def test_a_target_of_a_disabled_provider_is_skipped_with_its_reason() -> None:
+    off = provider("off", disabled="no key")
+    r = route("m", "off/x", target("on/y", endpoint="nope"), "on/y")
+    g = graph(r, providers=(off,))
+    assert names(order(g, r)) == ["on"]
+    assert skipped(g, r) == (
+        Skipped(r.chain[0].targets[0], "provider 'off' is disabled: no key"),
+        Skipped(r.chain[1].targets[0], "provider 'on' has no endpoint 'nope'"),
+    )
+
+
+def test_a_route_without_a_usable_target_has_an_empty_plan() -> None:
+    r = route("m", group(target("off/x"), target("off/y")))
+    assert order(graph(r, providers=(provider("off", disabled="no key"),)), r) == []
+
+
+def test_captured_parts_fill_the_upstream_name_only() -> None:
+    r = route("*/*", "p/{1}-{2}", "q/fixed")
+    planned = order(graph(r), r, captured=("a", "b/c"))
+    assert [(p.model, p.target.label) for p in planned] == [("a-b/c", "p/{1}-{2}"), ("fixed", "q/fixed")]
+
+
+def test_a_direct_name_reaches_its_provider_with_the_rest_of_the_name() -> None:
+    g = graph(providers=(provider("openrouter", direct=True),))
+    found = resolve(g, "openrouter/x/y:free")
+    assert [p.model for p in order(g, found.route, captured=found.captured)] == ["x/y:free"]
+    assert found.route.chain[0].targets[0].label == "openrouter/{1}"
+
+
+def test_entries_are_numbered_by_their_place() -> None:
+    gpu = provider("gpu", endpoint("a", "gpu"), endpoint("b", "gpu"))
+    r = route("m", "gpu/x", group(target("c/x"), target("d/y")))
+    plan = RoutePlan(graph(r, providers=(gpu,)), r)
+    for seed in range(20):
+        for planned in plan.order((), Fixed(), random.Random(seed), NOW):
+            assert plan.entries[planned.index] is planned
