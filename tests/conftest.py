@@ -1,0 +1,56 @@
+"""Fixtures for every test: scripted upstreams, the real engine, real daemons; all on loopback, all cleaned up."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.llama import Engine
+from tests.support.upstream import Upstream
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """Give one scripted upstream."""
+    async with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+async def upstreams() -> AsyncIterator[Callable[[], object]]:
+    """Give an async function that starts one more scripted upstream at each call."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> Upstream:
+            return await stack.enter_async_context(Upstream())
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Give the real llama.cpp server; one a test process, so one an xdist worker."""
+    running = Engine()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def daemon(tmp_path: pathlib.Path) -> Iterator[Callable[..., Daemon]]:
+    """Give a function that starts `routerd serve` over the text of a routes.yaml and stops it after the test."""
+    started: list[Daemon] = []
+
+    def start(text: str, **options: object) -> Daemon:
+        directory = tmp_path / f"d{len(started)}"
+        directory.mkdir()
+        running = Daemon(directory, text, **options)  # type: ignore[arg-type]
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        running.stop()
