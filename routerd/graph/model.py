@@ -1,0 +1,283 @@
+"""The records of a compiled configuration.
+
+Everything is frozen, slotted and keyword-only, with tuples and read-only mappings: a Graph that serves can never change.
+Objects refer to each other by name, so that a generation can be sent to a worker in small pieces and no reference cycle keeps
+an old one alive. Units are in the names. No repr holds a secret.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from routerd.graph.pattern import Pattern
+
+
+class Secret:
+    """A credential that does not print itself. Equality is by value, for diffs and pool keys."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the credential; call it only where bytes go to the upstream."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return (Secret, (self._value,))
+
+
+class Balance(enum.StrEnum):
+    """How a group or the endpoints of a provider share the load."""
+
+    ROUND_ROBIN = "round_robin"
+    WEIGHTED = "weighted"
+    LEAST_BUSY = "least_busy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """How a provider wants its credential: `bearer`, `header` (name, prefix), `query` (name), `none`."""
+
+    type: str = "bearer"
+    name: str = "authorization"
+    prefix: str = "Bearer "
+    secret: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Lengths by phase. `total_s` bounds unary answers; `stream_total_s` (None: unbounded) a stream that moves."""
+
+    connect_s: float = 2.0
+    first_byte_s: float = 60.0
+    first_token_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float = 900.0
+    stream_total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Wait before retry n (from 0): min(max_s, first_s * factor**n), spread by +-jitter_ratio."""
+
+    first_s: float = 1.0
+    factor: float = 2.0
+    max_s: float = 30.0
+    jitter_ratio: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Tries at the same target before failing over; 1 means none beyond the first."""
+
+    attempts: int = 1
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulator:
+    """The built-in upstream: `reply` is `echo` or a fixed text; `fail_ratio` of the answers are a 503."""
+
+    first_token_s: float = 0.15
+    tokens_per_s: float = 40.0
+    fail_ratio: float = 0.0
+    reply: str = "echo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
+
+    name: str
+    provider: str
+    url: str  # https://host:port/v1, no trailing slash
+    weight: int = 1
+    max_concurrent: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A vendor or engine. `disabled` says why its targets are skipped (an optional provider without its key), or is empty."""
+
+    name: str
+    dialect: str  # openai | simulator
+    endpoints: tuple[Endpoint, ...]
+    auth: Auth = field(default_factory=Auth)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    direct: bool = False
+    balance: Balance = Balance.ROUND_ROBIN
+    budgets: tuple[str, ...] = ()
+    simulator: Simulator | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)  # for `direct` requests; a target carries its own
+    retry: Retry = field(default_factory=Retry)  # for `direct` requests; a route carries its own
+    failover: Failover = field(default_factory=lambda: Failover())  # the same
+    disabled: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clamp:
+    """Bounds of a numeric parameter; None is open."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Sampling parameters: applied in the order drop, defaults, clamp, force."""
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    force: Mapping[str, Any] = field(default_factory=dict)
+    clamp: Mapping[str, Clamp] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.defaults or self.force or self.clamp or self.drop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemPrompt:
+    """The operator's prompt. `mode`: prepend | append | replace | if_missing."""
+
+    text: str
+    mode: str = "if_missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Provider (or one endpoint of it) + upstream model name. `model` may hold `{1}`, filled from the route's pattern."""
+
+    provider: str
+    model: str
+    endpoint: str | None = None
+    weight: int = 1
+    params: Params = field(default_factory=Params)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def label(self) -> str:
+        """`provider/model` as configured: bounded, so fit for a metric."""
+        return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a chain: a target, or a group that is balanced."""
+
+    targets: tuple[Target, ...]
+    balance: Balance = Balance.WEIGHTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failover:
+    """When to go on, how often, and until when (all attempts together, until commit)."""
+
+    on: frozenset[str] = frozenset(
+        {"connect", "timeout", "rate_limited", "server_error", "auth", "credits", "cold", "protocol"}
+    )
+    max_attempts: int = 4
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A public model name (or pattern), its policy and its chain."""
+
+    name: str
+    chain: tuple[Step, ...]
+    pattern: Pattern | None = None
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    enabled: bool = True
+    system_prompt: SystemPrompt | None = None
+    params: Params = field(default_factory=Params)
+    failover: Failover = field(default_factory=Failover)
+    retry: Retry = field(default_factory=Retry)
+    budgets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """One limit. `kind`: requests | tokens | concurrency. `window_s` is 0 for concurrency.
+
+    `scope`: global | client | model | provider: one counter in all, or one a subject. `models`: only requests whose upstream or
+    public model name matches one of these patterns are counted (empty: all).
+    """
+
+    name: str
+    kind: str
+    limit: int
+    window_s: float = 0.0
+    scope: str = "global"
+    models: tuple[Pattern, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Who may call. The key itself is never kept: `key_sha256` is its digest."""
+
+    name: str
+    key_sha256: bytes
+    models: tuple[Pattern, ...] = ()  # empty: all
+    budgets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """Allowed origins; `*` allows any."""
+
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """How changes of the inputs are taken up."""
+
+    settle_s: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes above which a body is refused."""
+
+    request_body_bytes: int = 32 * 1024 * 1024
+    response_body_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One whole configuration. `digest` is over the canonical content of all inputs; `patterns` are in order of precedence."""
+
+    digest: str
+    providers: Mapping[str, Provider]
+    endpoints: Mapping[str, Endpoint]
+    routes: Mapping[str, Route]  # by name, in file order, patterns included
+    aliases: Mapping[str, str]  # alias -> route name
+    patterns: tuple[Route, ...]
+    budgets: Mapping[str, Budget]
+    clients: Mapping[str, Client] | None  # None: no `clients` block, anybody may call
+    cors: Cors = field(default_factory=Cors)
+    reload: Reload = field(default_factory=Reload)
+    limits: Limits = field(default_factory=Limits)
+    response_headers: bool = True  # the x-routerd-* headers
+    disabled_clients: Mapping[str, str] = field(default_factory=dict)  # name -> why; an optional client without its key
+    allow_empty: bool = False  # ready without a single model

@@ -1,0 +1,101 @@
+"""What travels through the packages: the client's request, the wire request and answer, the record of an attempt.
+
+Per-request objects: slots, not frozen (building a frozen one costs three times as much), never shared between requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+
+@dataclass(slots=True, kw_only=True)
+class Usage:
+    """Tokens of one answer as the engine reported them (`estimated`: as routerd had to guess)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Input plus output; cached and reasoning tokens are parts of these two."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelRequest:
+    """One request of a client, parsed to its top level only: values stay raw JSON until somebody needs them.
+
+    `body` maps every top-level key to its raw JSON (`msgspec.Raw`) or to a Python value that replaces it; encoding copies the raw
+    parts byte for byte, so that what no rule touches reaches the upstream exactly as the client wrote it.
+    """
+
+    operation: str  # chat | completion | embedding
+    path: str  # the endpoint below /v1: chat/completions, completions, embeddings
+    model: str
+    body: dict[str, Any]
+    stream: bool = False
+    wants_usage: bool = False  # the client itself asked for stream_options.include_usage
+    size_bytes: int = 0
+    client: str = ""
+    request_id: str = ""
+    arrived_at_s: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class WireRequest:
+    """One request to an upstream. `path` starts behind the endpoint's base URL; `headers` are those the dialect needs."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class WireResponse:
+    """The whole unary answer of an upstream. Header names are lower-case."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of header `name` (lower-case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptRecord:
+    """One try at one target. `result` is `ok` or an ErrorType; it is what clients, logs and metrics are told."""
+
+    number: int  # from 1
+    target: str  # Target.label: bounded, from the configuration
+    provider: str
+    endpoint: str
+    model: str  # the upstream model that was asked for
+    result: str = "ok"
+    reason: str = ""  # the ErrorKind, or empty
+    status: int | None = None
+    duration_s: float = 0.0
+    message: str = ""
+
+
+
+
+
+class Taken(NamedTuple):
+    """The answer of the counters: `handles` (slot, stamp), one a charge, when all were taken; else the index of who refused."""
+
+    handles: tuple[tuple[int, int], ...]
+    refused: int = -1  # index of the charge that refuses longest; -1: all were taken
+    retry_after_s: float = 0.0  # then a take of the same amounts succeeds if nobody else comes; inf: it never will

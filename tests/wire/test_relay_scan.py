@@ -1,0 +1,178 @@
+"""What is seen in a forwarded stream, and what is left out of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from routerd.wire.relay_scan import MAX_EVENT_BYTES, RelayScan
+
+
+def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": delta or {}, "finish_reason": finish}
+    return b"data: " + json.dumps({"id": "c", "model": "m", "choices": [choice], **more}).encode() + b"\n\n"
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+HELLO = chunk({"content": "hello"})
+STOP = chunk(finish="stop")
+USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
+DONE = b"data: [DONE]\n\n"
+STREAM = ROLE + HELLO + b": keep-alive\n\n" + STOP + USAGE + DONE
+
+
+def scan(data: bytes, size: int | None = None, *, withhold: bool = False) -> tuple[RelayScan, bytes]:
+    scanner = RelayScan(withhold_usage=withhold)
+    step = size or max(1, len(data))
+    out = b"".join(scanner.feed(data[i : i + step]) for i in range(0, len(data), step))
+    return scanner, out + scanner.close()
+
+
+@pytest.mark.parametrize("size", [None, 1, 7])
+def test_a_good_stream_passes_byte_for_byte(size: int | None) -> None:
+    scanner, out = scan(STREAM, size)
+    assert out == STREAM
+    assert (scanner.content, scanner.finished, scanner.done, scanner.fault) == (True, True, True, None)
+    assert scanner.usage is not None
+    assert (scanner.usage.input_tokens, scanner.usage.output_tokens) == (3, 2)
+    assert scanner.model == "m"
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_usage_chunk_that_only_we_asked_for_is_withheld(size: int | None) -> None:
+    scanner, out = scan(STREAM, size, withhold=True)
+    assert out == STREAM.replace(USAGE, b"")
+    assert scanner.usage is not None
+
+
+def test_usage_beside_choices_is_not_withheld_and_the_last_one_wins() -> None:
+    both = chunk(finish="stop", usage={"prompt_tokens": 1, "completion_tokens": 1})
+    scanner, out = scan(HELLO + both + USAGE + DONE, withhold=True)
+    assert out == HELLO + both + DONE
+    assert scanner.usage is not None
+    assert scanner.usage.input_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "opening", [ROLE, b": OPENROUTER PROCESSING\n\n", b"\n\n", b"event: ping\n\n", chunk({"role": "assistant", "content": None})]
+)
+def test_what_says_nothing_is_no_content(opening: bytes) -> None:
+    assert not scan(opening)[0].content
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        HELLO,
+        STOP,
+        chunk({"reasoning_content": "hm"}),
+        chunk({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]}),
+        b'data: {"choices":[{"text":"x"}]}\n\n',
+    ],
+)
+def test_text_reasoning_tools_and_a_finish_are_content(event: bytes) -> None:
+    assert scan(event)[0].content
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n"])
+@pytest.mark.parametrize("size", [None, 1, 3])
+def test_every_line_end_is_understood(end: bytes, size: int | None) -> None:
+    data = STREAM.replace(b"\n", end)
+    scanner, out = scan(data, size)
+    # A lone CR at the very end could be half of a CRLF; the close settles it.
+    assert out.rstrip(b"\r\n") == data.rstrip(b"\r\n")
+    assert (scanner.done, scanner.finished) == (True, True)
+
+
+def test_a_last_event_without_a_blank_line_counts() -> None:
+    scanner, out = scan(HELLO + STOP.rstrip())
+    assert scanner.finished
+    assert out == HELLO + STOP
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error":{"message":"boom","code":502},"choices":[]}\n\n',
+        b'event: error\ndata: {"error":{"message":"boom"}}\n\n',
+        b'data: {"error":"boom"}\n\n',
+        b"event: error\ndata: boom\n\n",
+        b'event: error\ndata: {"type":"overloaded_error","message":"boom"}\n\n',
+    ],
+)
+@pytest.mark.parametrize("before", [b"", HELLO])
+def test_an_error_event_is_a_fault_and_is_not_forwarded(before: bytes, event: bytes) -> None:
+    scanner, out = scan(before + event + HELLO)
+    assert scanner.fault is not None
+    assert "boom" in json.dumps(scanner.fault.error)
+    assert out == before
+
+
+def test_an_error_after_the_finish_is_no_failure() -> None:
+    scanner, out = scan(HELLO + STOP + b'data: {"error":{"message":"late"},"choices":[]}\n\n' + DONE)
+    assert scanner.fault is None
+    assert out == HELLO + STOP + DONE
+
+
+def test_the_word_error_in_a_text_is_no_error() -> None:
+    scanner, _ = scan(chunk({"content": '"error": {"message": 1}'}) + STOP + DONE)
+    assert scanner.fault is None
+
+
+def test_a_null_error_is_no_error() -> None:
+    assert scan(chunk({"content": "x"}, error=None))[0].fault is None
+
+
+def test_malformed_events_are_left_out_and_counted() -> None:
+    scanner, out = scan(HELLO + b"data: {not json\n\n" + HELLO + DONE)
+    assert out == HELLO + HELLO + DONE
+    assert (scanner.malformed, scanner.fault) == (1, None)
+
+
+def test_three_malformed_events_in_a_row_are_a_fault() -> None:
+    scanner, out = scan(HELLO + b"data: {\n\n" * 3 + HELLO)
+    assert scanner.fault is not None
+    assert out == HELLO
+
+
+def test_good_events_between_malformed_ones_start_the_count_again() -> None:
+    assert scan((b"data: {\n\n" * 2 + HELLO) * 4)[0].fault is None
+
+
+def test_what_follows_done_is_dropped() -> None:
+    assert scan(HELLO + DONE + HELLO)[1] == HELLO + DONE
+
+
+def test_an_endless_event_is_a_fault() -> None:
+    scanner = RelayScan(withhold_usage=False)
+    for _ in range(MAX_EVENT_BYTES // (1 << 20) + 2):
+        scanner.feed(b"data: " + b"x" * (1 << 20))
+    assert scanner.fault is not None
+
+
+def test_a_shape_nobody_knows_is_passed_on() -> None:
+    odd = b'data: {"choices":"none"}\n\n'
+    assert scan(odd)[1] == odd
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=15))
+@settings(max_examples=100, deadline=None)
+def test_any_split_gives_the_same(cuts: list[int]) -> None:
+    marks = [0, *sorted(cuts), len(STREAM)]
+    scanner = RelayScan(withhold_usage=True)
+    out = b"".join(scanner.feed(STREAM[a:b]) for a, b in zip(marks, marks[1:], strict=False))
+    assert out == STREAM.replace(USAGE, b"")
+    assert scanner.usage is not None
+
+
+@given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([HELLO, DONE, b"data: ", b"\r\n\r\n", b"event: error\n"])), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_foreign_bytes_never_raise(pieces: list[bytes]) -> None:
+    scanner = RelayScan(withhold_usage=True)
+    for piece in pieces:
+        scanner.feed(piece)
+    scanner.close()
