@@ -1,0 +1,80 @@
+"""A process of its own that uses the counters: `python hammer.py FD WORKER MODE`; it starts at a line on stdin."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from dataclasses import dataclass
+
+from routerd.state import LocalCounters
+
+
+@dataclass(frozen=True)
+class Budget:
+    name: str
+    limit: int
+    window_s: float = 3600.0
+
+    @property
+    def key(self) -> bytes:
+        return hashlib.blake2b(self.name.encode(), digest_size=16).digest()
+
+
+def say(*values: object) -> None:
+    print(*values, flush=True)
+
+
+def one_budget(counters: LocalCounters) -> None:
+    """Take from one budget of 100, far more often than it allows."""
+    budget = Budget("one", 100)
+    say(sum(counters.take([budget], [1], time.monotonic()).refused < 0 for _ in range(1000)))
+
+
+def crossed(counters: LocalCounters) -> None:
+    """Take from two budgets at once, every second time in the other order."""
+    a, b = Budget("a", 150), Budget("b", 100)
+    taken = 0
+    for i in range(1000):
+        pair = [a, b] if i % 2 else [b, a]
+        taken += counters.take(pair, [1, 1], time.monotonic()).refused < 0
+    say(taken)
+
+
+def many_keys(counters: LocalCounters) -> None:
+    """Take once from each of 300 new budgets of 1: they are all inserted by all processes at the same time."""
+    say(*(int(counters.take([Budget(f"k{i}", 1)], [1], time.monotonic()).refused < 0) for i in range(300)))
+
+
+def hold(counters: LocalCounters) -> None:
+    """Hold 3 of a concurrency budget until killed."""
+    for _ in range(3):
+        counters.take([Budget("slots", 8, 0.0)], [1], time.monotonic())
+    say("holding")
+    sys.stdin.readline()
+
+
+def keep_lock(counters: LocalCounters) -> None:
+    """Keep the lock of budget `one` until killed."""
+    counters.take([Budget("one", 100)], [1], time.monotonic())
+    counters._table.lock(counters._table.find(Budget("one", 100).key))
+    say("locked")
+    sys.stdin.readline()
+
+
+def endless(counters: LocalCounters) -> None:
+    """Take and settle until killed, somewhere in the middle."""
+    budget = Budget("one", 10**15)
+    say("running")
+    while True:
+        now_s = time.monotonic()
+        taken = counters.take([budget], [10], now_s)
+        counters.settle(budget, taken.handles[0], 10, 7, now_s)
+
+
+if __name__ == "__main__":
+    modes = {f.__name__: f for f in (one_budget, crossed, many_keys, hold, keep_lock, endless)}
+    used = LocalCounters.attach(int(sys.argv[1]), worker=int(sys.argv[2]))
+    say("ready")
+    sys.stdin.readline()
+    modes[sys.argv[3]](used)
