@@ -1,0 +1,30 @@
+"""Recorded answers of providers, for the tests of this directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1] / "transcripts"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One recorded answer."""
+
+    name: str  # provider/file
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def load(pattern: str) -> list[Recorded]:
+    """Return the recordings whose `provider/file` matches, sorted by name."""
+    found = []
+    for path in sorted(ROOT.glob(pattern)):
+        response = json.loads(path.read_text())["response"]
+        headers = [(name.encode(), str(value).encode()) for name, value in response["headers"].items()]
+        name = f"{path.parent.name}/{path.stem}"
+        found.append(Recorded(name, response["status"], headers, response["body_text"].encode()))
+    return found
