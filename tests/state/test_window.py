@@ -104,6 +104,9 @@ def test_a_new_window_length_forgets_nothing_that_it_still_covers(
     assert used >= sum(amount for at_us, amount in true if at_us > now_us - covered_us)
     assert used <= sum(amount for _, amount in true)
     assert used == sum(words[DATA : DATA + BUCKETS])
+    soon_us = now_us + 160 * new_width
+    still = sum(amount for at_us, amount in true if at_us > soon_us - 320 * new_width and at_us > now_us - covered_us)
+    assert window.advance(words, 0, new_width * 10, soon_us) >= still
     assert window.advance(words, 0, new_width * 10, now_us + 33 * new_width * 10) == 0
 
 

@@ -1,0 +1,203 @@
+"""Rules of budgets: what is charged, to whom, all or nothing, settled and released exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from routerd.errors import BudgetExceeded
+from routerd.graph import Budget, Client, Graph, Pattern, Route
+from routerd.policy import Charge, Counters, Lease, charges, estimate_tokens, provider_charges, reserve
+from routerd.policy.budgets import OUTPUT_TOKENS
+from routerd.state import LocalCounters
+from tests.plan.build import graph, provider, route
+
+NOW = 1000.0
+
+
+@pytest.fixture
+def counters() -> Iterator[LocalCounters]:
+    counters = LocalCounters.create(slots=256, workers=2)
+    yield counters
+    counters.close()
+
+
+def budget(name: str, kind: str = "requests", limit: int = 10, scope: str = "global", *models: str) -> Budget:
+    window_s = 0.0 if kind == "concurrency" else 60.0
+    patterns = tuple(Pattern.parse(m) for m in models)
+    return Budget(name=name, kind=kind, limit=limit, window_s=window_s, scope=scope, models=patterns)
+
+
+def client(name: str, *budgets: str) -> Client:
+    return Client(name=name, key_sha256=name.encode(), budgets=budgets)
+
+
+def charged(
+    *budgets: Budget, client_has: tuple[str, ...] = (), route_has: tuple[str, ...] = (), asked: str = "m", name: str = "m"
+) -> list[tuple[str, str]]:
+    r = route(name, "p/x", budgets=route_has)
+    found = charges(graph(r, budgets=budgets), client=client("ann", *client_has), route=r, captured_model=asked)
+    return [(c.budget.name, c.subject) for c in found]
+
+
+def test_client_and_route_budgets_are_charged_to_the_subject_of_their_scope() -> None:
+    budgets = (budget("g"), budget("c", scope="client"), budget("m", scope="model"))
+    assert charged(*budgets, client_has=("g", "c"), route_has=("m",)) == [("g", ""), ("c", "ann"), ("m", "m")]
+
+
+def test_a_budget_attached_twice_is_charged_once() -> None:
+    assert charged(budget("g"), client_has=("g",), route_has=("g",)) == [("g", "")]
+
+
+def test_a_model_filter_looks_at_both_names() -> None:
+    free = budget("free", "requests", 10, "global", "*:free")
+    assert charged(free, route_has=("free",), asked="x/y:free", name="*/*") == []  # a star inside stops at a slash
+    assert charged(free, route_has=("free",), asked="y:free", name="*") == [("free", "")]
+    assert charged(free, route_has=("free",), asked="alias", name="z:free") == [("free", "")]
+    assert charged(free, route_has=("free",), asked="paid") == []
+
+
+def test_without_clients_all_callers_are_one() -> None:
+    r = route("m", "p/x", budgets=("c",))
+    (only,) = charges(graph(r, budgets=(budget("c", scope="client"),)), client=None, route=r, captured_model="m")
+    assert only.subject == ""
+
+
+def provider_case() -> tuple[Graph, Route]:
+    r = route("public", "p/x", budgets=("per-provider",))
+    budgets = (
+        budget("own", scope="provider"),
+        budget("per-provider", scope="provider"),
+        budget("per-model", scope="model"),
+        budget("per-client", scope="client"),
+        budget("free", "requests", 10, "global", "*:free"),
+    )
+    p = provider("p", budgets=("own", "per-model", "per-client", "free"))
+    return graph(r, providers=(p,), budgets=budgets), r
+
+
+def test_a_provider_is_charged_its_own_budgets_and_those_of_its_scope() -> None:
+    g, r = provider_case()
+    assert [c.budget.name for c in charges(g, client=None, route=r, captured_model="public")] == []
+    found = provider_charges(g, g.providers["p"], "up", client("ann", "per-provider"), r)
+    assert [(c.budget.name, c.subject) for c in found] == [
+        ("own", "p"),
+        ("per-model", "public"),
+        ("per-client", "ann"),
+        ("per-provider", "p"),
+    ]
+
+
+def test_a_provider_budget_with_a_filter_counts_the_upstream_name() -> None:
+    g, _ = provider_case()
+    assert "free" in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek:free", None)]
+    assert "free" not in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek", None)]
+
+
+@given(st.lists(st.tuples(st.text(max_size=4), st.sampled_from(["client", "model"]), st.text(max_size=4)), max_size=20))
+def test_two_charges_have_one_key_only_if_they_are_the_same(rows: list[tuple[str, str, str]]) -> None:
+    made = {row: Charge(budget(row[0], scope=row[1]), row[2]).key for row in rows if "\0" not in row[0] + row[2]}
+    assert len(set(made.values())) == len(made)
+
+
+def test_another_limit_or_window_is_the_same_counter_another_kind_is_not() -> None:
+    one = Charge(budget("b", "requests", 10), "")
+    assert one.key == Charge(Budget(name="b", kind="requests", limit=99, window_s=5.0), "").key
+    assert one.key != Charge(budget("b", "tokens", 10), "").key
+
+
+def lease_on(counters: Counters, *which: Budget, tokens: int = 1) -> Lease:
+    return reserve(counters, [Charge(b, "") for b in which], tokens=tokens, now_s=NOW)
+
+
+def used(counters: LocalCounters, b: Budget) -> int:
+    return counters.used(Charge(b, ""), NOW)
+
+
+def test_no_budget_no_limit(counters: LocalCounters) -> None:
+    lease = lease_on(counters)
+    lease.settle(10**9, NOW)
+    lease.release(NOW)
+
+
+def test_all_are_taken_or_none(counters: LocalCounters) -> None:
+    wide, narrow, slots = budget("wide"), budget("narrow", limit=1), budget("slots", "concurrency", 5)
+    lease_on(counters, wide, narrow, slots)
+    with pytest.raises(BudgetExceeded, match="'narrow'"):
+        lease_on(counters, wide, slots, narrow)
+    assert [used(counters, b) for b in (wide, narrow, slots)] == [1, 1, 1]
+
+
+def test_a_refusal_says_what_is_allowed_and_when_to_come_back(counters: LocalCounters) -> None:
+    lease_on(counters, budget("b", limit=1))
+    with pytest.raises(BudgetExceeded) as caught:
+        lease_on(counters, budget("b", limit=1))
+    error = caught.value
+    assert (error.status, error.code) == (429, "budget_exceeded")
+    assert error.message == "Budget 'b' allows 1 requests in 1m; retry in 62 s."
+    assert error.retry_after_s == pytest.approx(61.9, abs=1.0)
+    reserve(counters, [Charge(budget("b", limit=1), "")], tokens=0, now_s=NOW + (error.retry_after_s or 0.0))
+
+
+def test_a_request_larger_than_the_budget_is_not_told_to_come_back(counters: LocalCounters) -> None:
+    with pytest.raises(BudgetExceeded, match="this request alone needs more") as caught:
+        lease_on(counters, budget("t", "tokens", 100), tokens=101)
+    assert caught.value.retry_after_s is None
+
+
+def test_a_refusal_for_one_client_tells_nothing_of_another(counters: LocalCounters) -> None:
+    shared = budget("shared", "tokens", 100)
+    lease_on(counters, shared, tokens=37)
+    with pytest.raises(BudgetExceeded) as caught:
+        lease_on(counters, shared, tokens=64)
+    assert "37" not in caught.value.message
+    assert "63" not in caught.value.message
+
+
+def test_real_usage_takes_the_place_of_the_estimate(counters: LocalCounters) -> None:
+    tokens, requests = budget("t", "tokens", 1000), budget("r")
+    lease_on(counters, tokens, requests, tokens=500).settle(120, NOW)
+    assert (used(counters, tokens), used(counters, requests)) == (120, 1)
+
+
+def test_a_failed_request_gives_its_tokens_back_and_stays_counted(counters: LocalCounters) -> None:
+    tokens, requests = budget("t", "tokens", 1000), budget("r")
+    lease = lease_on(counters, tokens, requests, tokens=500)
+    lease.settle(0, NOW)
+    lease.release(NOW)
+    assert (used(counters, tokens), used(counters, requests)) == (0, 1)
+
+
+def test_tokens_that_nobody_settled_stay_as_estimated(counters: LocalCounters) -> None:
+    tokens = budget("t", "tokens", 1000)
+    lease_on(counters, tokens, tokens=500).release(NOW)
+    assert used(counters, tokens) == 500
+
+
+@given(st.lists(st.one_of(st.integers(0, 900), st.none()), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_only_the_first_settle_and_the_first_release_count(calls: list[int | None]) -> None:
+    counters = LocalCounters.create(slots=8, workers=1)
+    tokens, slots = budget("t", "tokens", 1000), budget("s", "concurrency", 2)
+    other, lease = lease_on(counters, slots), lease_on(counters, tokens, slots, tokens=100)
+    for call in calls:
+        if call is None:
+            lease.release(NOW)
+        else:
+            lease.settle(call, NOW)
+    settled = [call for call in calls if call is not None]
+    assert used(counters, tokens) == (settled[0] if settled else 100)
+    assert used(counters, slots) == (1 if None in calls else 2)
+    other.release(NOW)
+    counters.close()
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "max_tokens", "tokens"),
+    [(0, 0, 1), (4, 0, 1), (5, 10, 12), (400, None, 100 + OUTPUT_TOKENS), (400, -5, 100)],
+)
+def test_the_estimate_is_the_body_and_the_answer(size_bytes: int, max_tokens: int | None, tokens: int) -> None:
+    assert estimate_tokens(size_bytes, max_tokens) == tokens
