@@ -1,8 +1,9 @@
 """The error answer of any provider, taken apart: message, code, type, the status it names, and every text worth searching.
 
 Seen on the wire: `{"error": {...}}`, `{"error": "text"}`, `{"error": ["text"]}`, flat `{"message", "type", "code"}`,
-`{"detail": ...}`, the same inside an array, plain text, HTML, nothing. The content type is not asked: DeepSeek sends JSON as octet-stream.
-What an error echoes of the request or of the model's output is never searched: a prompt about "context windows" is no error.
+`{"detail": ...}`, the same inside an array, plain text, HTML, nothing. The content type is not asked: DeepSeek sends JSON as
+octet-stream. What an error echoes of the request or of the model's output is never searched: a prompt about "context windows" is
+no error.
 Never raises; work is bounded whatever the body holds.
 """
 

@@ -25,16 +25,16 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PART = r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|us|µs|ns|d|h|m|s)"
-_DURATION = re.compile(f"(?:{_PART})+")
-_NUMBER_UNIT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|us|µs|ns|d|h|m|s)")
+_DURATION = re.compile(f"(?:{_PART})+", re.ASCII)
+_NUMBER_UNIT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|us|µs|ns|d|h|m|s)", re.ASCII)
 _SPOKEN = re.compile(
     r"\b(?:try again|retry|wait)(?: in| after| for)? (?:about )?"
     rf"(?:((?:{_PART})+)(?![a-z0-9])|(\d+(?:\.\d+)?) ?(milliseconds?|seconds?|secs?|minutes?|mins?|hours?)\b)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _WORD_S = {"mil": 1e-3, "sec": 1.0, "min": 60.0, "hou": 3600.0}
-_IETF_REMAINING = re.compile(r"(?:^|[;,]\s*)r=0(?![\d.])")
-_IETF_RESET = re.compile(r"(?:^|[;,]\s*)t=(\d{1,9})")
+_IETF_REMAINING = re.compile(r"(?:^|[;,]\s*)r=0(?![\d.])", re.ASCII)
+_IETF_RESET = re.compile(r"(?:^|[;,]\s*)t=(\d{1,9})", re.ASCII)
 _MAX_VALUE_CHARS = 100
 
 
