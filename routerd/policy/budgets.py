@@ -113,8 +113,8 @@ def provider_charges(
 ) -> tuple[Charge, ...]:
     """Return what an attempt at `provider` is charged: its own budgets, and its client's and route's of scope `provider`.
 
-    `models` of a budget match the upstream's name of the model, or the route's. Give the route where there is one: its name is the
-    subject of scope `model` (else it is the upstream's name, which a `direct` provider lets clients make up).
+    `models` of a budget match the upstream's name of the model, or the route's. Give the route where there is one: its name is
+    the subject of scope `model` (else it is the upstream's name, which a `direct` provider lets clients make up).
     """
     model = route.name if route else upstream_model
     outer = _budgets(graph, (*(client.budgets if client else ()), *(route.budgets if route else ())))

@@ -183,10 +183,10 @@ def test_a_slot_that_went_to_another_key_is_looked_for_anew() -> None:
     early = counters.take([a], [1], NOW)
     assert take(other, b, 1, NOW + 10)
     counters.settle(a, early.handles[0], 1, 0, NOW + 10)  # gives nothing back to b
+    assert counters.take([a], [1], NOW + 10).handles == ((0, 0),)  # the only slot is b's while it counts
     assert counters.used(b, NOW + 10) == 1
     assert not take(counters, b, 1, NOW + 10)
     assert counters.used(a, NOW + 10) == 0
-    assert counters.take([a], [1], NOW + 10).handles == ((0, 0),)  # the only slot is b's while it counts
     assert take(counters, a, 1, NOW + 20)
     assert other.used(b, NOW + 20) == 0
     other.close()
