@@ -1,9 +1,9 @@
 """Server-sent events, as the specification says and as providers deviate: bytes in, events out, any split gives the same events.
 
 Line ends are LF, CRLF (Gemini) or CR; data lines of one event are joined by LF; one space behind the colon is dropped; comments,
-`id`, `retry` and unknown fields are ignored; a BOM and leading blank lines are skipped. Unlike the specification, an event that no
-blank line follows is given out at the end of the stream (HuggingFace and killed engines end so). An event larger than the limit
-is a ProtocolFault, raised behind the events before it. Data stays bytes: an event is always whole, so UTF-8 is never cut.
+`id`, `retry` and unknown fields are ignored; a BOM and leading blank lines are skipped. Unlike the specification, an event that
+no blank line follows is given out at the end of the stream (HuggingFace and killed engines end so). An event larger than the
+limit is a ProtocolFault, raised behind the events before it. Data stays bytes: an event is always whole, so UTF-8 is never cut.
 """
 
 from __future__ import annotations
