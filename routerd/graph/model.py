@@ -240,6 +240,10 @@ class Client:
     models: tuple[Pattern, ...] = ()  # empty: all
     budgets: tuple[str, ...] = ()
 
+    def may_use(self, *names: str) -> bool:
+        """Tell whether any of these names of one model (as asked, the route's) is in the client's list."""
+        return not self.models or any(pattern.match(name) is not None for pattern in self.models for name in names)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:

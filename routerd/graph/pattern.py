@@ -42,6 +42,23 @@ class Pattern:
         found = self.regex.fullmatch(name)
         return found.groups() if found else None
 
+    def covers(self, name: str) -> bool:
+        """Tell whether the pattern as a filter takes in `name`: here every star spans slashes, so `*:free` covers `a/b:free`."""
+        first, *middle = self.text.split("*")
+        if not middle:
+            return name == first
+        last = middle.pop()
+        end = len(name) - len(last)
+        if not name.startswith(first) or not name.endswith(last):
+            return False
+        place = len(first)
+        for piece in middle:  # the first fit leaves the most room for what follows
+            place = name.find(piece, place + 1, end)
+            if place < 0:
+                return False
+            place += len(piece)
+        return place < end
+
     def __getstate__(self) -> dict[str, object]:
         return {"text": self.text, "literal_chars": self.literal_chars}
 

@@ -49,6 +49,4 @@ def _digest(key: str) -> bytes:
 
 def allowed(client: Client | None, *names: str) -> bool:
     """Tell whether the client may use a model by any of these names (as asked, the route's). No list of models allows all."""
-    if client is None or not client.models:
-        return True
-    return any(pattern.match(name) is not None for pattern in client.models for name in names)
+    return client is None or client.may_use(*names)

@@ -100,11 +100,13 @@ def reserve(counters: Counters, charges: Sequence[Charge], *, tokens: int, now_s
 def charges(graph: Graph, *, client: Client | None, route: Route, captured_model: str) -> tuple[Charge, ...]:
     """Return what a request is charged before a target is chosen: its client's and its route's budgets, each once.
 
-    `captured_model` is the model as asked for; a budget with `models` counts it by that name or the route's. A budget of scope
+    A budget with `models` counts the route if it covers any name of it, aliases too: the answer is the same for each alias, and
+    another name is no way around. `captured_model` is the model as asked for; it matters for patterns only. A budget of scope
     `provider` has no subject yet: `provider_charges` has it.
     """
     names = (*(client.budgets if client else ()), *route.budgets)
-    chosen = (b for b in _budgets(graph, names) if b.scope != "provider" and _counts(b, captured_model, route.name))
+    models = (route.name, captured_model) if route.pattern else _names(graph, route)
+    chosen = (b for b in _budgets(graph, names) if b.scope != "provider" and _counts(b, *models))
     return _distinct(Charge(budget, _subject(budget, client, route.name, "")) for budget in chosen)
 
 
@@ -129,13 +131,17 @@ def estimate_tokens(size_bytes: int, max_tokens: int | None) -> int:
     return max(1, -(-size_bytes // BYTES_PER_TOKEN)) + output
 
 
+def _names(graph: Graph, route: Route) -> list[str]:
+    return [route.name, *(alias for alias, name in graph.aliases.items() if name == route.name)]
+
+
 def _budgets(graph: Graph, names: Iterable[str]) -> list[Budget]:
     return [graph.budgets[name] for name in names if name in graph.budgets]
 
 
 def _counts(budget: Budget, *models: str) -> bool:
     """Tell whether the budget is about this model, by any of its names."""
-    return not budget.models or any(pattern.match(name) is not None for pattern in budget.models for name in models)
+    return not budget.models or any(pattern.covers(name) for pattern in budget.models for name in models)
 
 
 def _subject(budget: Budget, client: Client | None, model: str, provider: str) -> str:

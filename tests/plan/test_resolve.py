@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from routerd.errors import ModelNotFound
 from routerd.graph import Graph, Pattern, Route
-from routerd.graph.pattern import fill
 from routerd.plan import Resolver, resolve
 from routerd.plan.resolve import CACHE_NAMES, PatternIndex
 from tests.plan.build import graph, provider, route
@@ -175,13 +174,3 @@ def test_what_a_pattern_captured_rebuilds_the_name(text: str, name: str) -> None
     assert all(captured)
     inner = captured if pieces[-1] else captured[:-1]
     assert not any("/" in value for value in inner)
-
-
-@given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=3))
-def test_a_captured_text_is_never_filled_again(captured: list[str]) -> None:
-    template = "/".join(f"{{{i}}}" for i in range(1, len(captured) + 1))
-    assert fill(template, tuple(captured)) == "/".join(captured)
-
-
-def test_filling_leaves_unknown_numbers_alone() -> None:
-    assert fill("{1}-{3}", ("{2}", "b")) == "{2}-{3}"

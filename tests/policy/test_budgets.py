@@ -52,12 +52,18 @@ def test_a_budget_attached_twice_is_charged_once() -> None:
     assert charged(budget("g"), client_has=("g",), route_has=("g",)) == [("g", "")]
 
 
-def test_a_model_filter_looks_at_both_names() -> None:
+def test_a_model_filter_looks_at_the_asked_name_of_a_pattern() -> None:
     free = budget("free", "requests", 10, "global", "*:free")
-    assert charged(free, route_has=("free",), asked="x/y:free", name="*/*") == []  # a star inside stops at a slash
-    assert charged(free, route_has=("free",), asked="y:free", name="*") == [("free", "")]
-    assert charged(free, route_has=("free",), asked="alias", name="z:free") == [("free", "")]
-    assert charged(free, route_has=("free",), asked="paid") == []
+    assert charged(free, route_has=("free",), asked="x/y/z:free", name="*/*") == [("free", "")]
+    assert charged(free, route_has=("free",), asked="x/paid", name="*/*") == []
+
+
+def test_a_model_filter_covers_a_route_by_any_of_its_names_and_none_is_a_way_around() -> None:
+    g = graph(route("m", "p/x", aliases=("m:free",), budgets=("b",)), budgets=(budget("b", "requests", 1, "global", "*:free"),))
+    for asked in ("m", "m:free"):
+        found = charges(g, client=None, route=g.routes["m"], captured_model=asked)
+        assert [c.budget.name for c in found] == ["b"]
+    assert charged(budget("b", "requests", 1, "global", "*:free"), route_has=("b",)) == []
 
 
 def test_without_clients_all_callers_are_one() -> None:
@@ -93,7 +99,7 @@ def test_a_provider_is_charged_its_own_budgets_and_those_of_its_scope() -> None:
 
 def test_a_provider_budget_with_a_filter_counts_the_upstream_name() -> None:
     g, _ = provider_case()
-    assert "free" in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek:free", None)]
+    assert "free" in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek/r1:free", None)]
     assert "free" not in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek", None)]
 
 
