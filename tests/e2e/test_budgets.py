@@ -1,0 +1,136 @@
+"""Budgets in requests, tokens and concurrency: what is used is what was really used, and leaving gives back what was held."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import answers
+from tests.support.answers import delta, event
+from tests.support.daemon import Daemon, until
+from tests.support.http import CHAT, RawClient, ask, fetch, head_of
+from tests.support.llama import Engine
+from tests.support.upstream import Upstream
+
+Start = Callable[..., Daemon]
+
+
+def routes(url: str, budgets: str, attach: str, clients: str = "") -> str:
+    return f"""
+version: 1
+providers:
+  up: {{dialect: openai, base_url: "{url}", auth: {{type: none}}}}
+models:
+  m: {{budgets: [{attach}], chain: [up/x]}}
+budgets:
+{budgets}
+{clients}
+"""
+
+
+async def test_requests_are_refused_after_the_last_one(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "  five: {requests: 5, per: 1h}", "five"))
+    statuses = [(await fetch(running, CHAT, ask())).status for _ in range(7)]
+    assert statuses == [200] * 5 + [429] * 2
+    assert len(upstream.requests) == 5
+
+
+async def test_a_budget_is_exact_over_two_workers(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "  ten: {requests: 10, per: 1h}", "ten"), args=["--workers", "2"])
+    got = await asyncio.gather(*(fetch(running, CHAT, ask()) for _ in range(40)))
+    assert sorted(answer.status for answer in got) == [200] * 10 + [429] * 30
+
+
+async def test_clients_have_budgets_of_their_own(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    clients = "clients: {a: {key: sk-a, budgets: [two]}, b: {key: sk-b, budgets: [two]}}"
+    text = routes(upstream.url, "  two: {requests: 2, per: 1h, scope: client}", "", clients)
+    running = daemon(text)
+    for key in ("sk-a", "sk-b"):
+        headers = {"authorization": f"Bearer {key}"}
+        assert [(await fetch(running, CHAT, ask(), headers=headers)).status for _ in range(3)] == [200, 200, 429]
+
+
+async def test_tokens_are_settled_to_what_the_engine_reported(daemon: Start, engine: Engine) -> None:
+    """Each answer uses exactly what the engine reports, streamed or not; the budget refuses once the sum is over the limit."""
+    running = daemon(routes(engine.url, "  tokens: {tokens: 120, per: 1h}", "tokens"))
+    used = 0
+    for turn in range(100):
+        streamed = turn % 2 == 1
+        more = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+        answer = await fetch(running, CHAT, ask(text="hi", max_tokens=4, **more))
+        if answer.status == 429:
+            break
+        assert answer.status == 200
+        used += (answer.events()[-2] if streamed else answer.json())["usage"]["total_tokens"]
+    assert answer.error["code"] == "budget_exceeded"
+    assert used <= 120
+    samples = await running.metrics()
+    counted = sum(v for k, v in samples.items() if k.startswith("routerd_tokens_total"))
+    assert counted == used
+
+
+async def test_tokens_of_a_stream_count_when_the_client_did_not_ask_for_usage(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.stream())
+    running = daemon(routes(upstream.url, "  tokens: {tokens: 1000, per: 1h}", "tokens"))
+    assert (await fetch(running, CHAT, ask(stream=True))).events()[-1] == "[DONE]"
+    samples = await running.metrics()
+    assert sum(v for k, v in samples.items() if k.startswith("routerd_tokens_total")) == answers.USAGE["total_tokens"]
+
+
+async def test_concurrency_frees_its_slot_at_the_end(daemon: Start, upstream: Upstream) -> None:
+    gate = asyncio.Event()
+    upstream.script(answers.stream(["a"], gates=[gate]), answers.reply())
+    running = daemon(routes(upstream.url, "  one: {concurrency: 1}", "one"))
+    held = asyncio.create_task(fetch(running, CHAT, ask(stream=True)))
+    await upstream.received(1)
+    refused = await fetch(running, CHAT, ask())
+    assert (refused.status, refused.error["code"]) == (429, "budget_exceeded")
+    gate.set()
+    assert (await held).events()[-1] == "[DONE]"
+    assert (await fetch(running, CHAT, ask())).status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_concurrency_frees_its_slot_when_the_client_leaves(daemon: Start, upstream: Upstream, stream: bool) -> None:
+    half = answers.events(event(delta("half")), end=False)
+    running = daemon(routes(upstream.url, "  one: {concurrency: 1}", "one"))
+    for turn in range(5):
+        upstream.script(half if stream else answers.hang)
+        async with RawClient(running) as client:
+            await client.send(head_of(CHAT, json.dumps(ask(stream=stream)).encode()))
+            await upstream.received(turn + 1)
+            if stream:
+                await client.read_until(b"half")
+            assert (await fetch(running, CHAT, ask())).status == 429
+        await asyncio.wait_for(upstream.requests[turn].gone.wait(), 2)
+    upstream.always(answers.reply())
+
+    async def free() -> bool:
+        return (await fetch(running, CHAT, ask())).status == 200
+
+    await until(free, 2)
+
+
+async def test_a_failed_request_gives_its_slot_back(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(500))
+    running = daemon(routes(upstream.url, "  one: {concurrency: 1}", "one"))
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(3)] == [500, 500, 500]
+
+
+async def test_a_reload_never_refills_a_budget(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    text = routes(upstream.url, "  five: {requests: 5, per: 1h}", "five")
+    running = daemon(text)
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(3)] == [200] * 3
+    running.write(text + "\nx-note: another\nresponse_headers: true\ncors: {origins: ['https://a.example']}\n")
+    await running.generation(2)
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(3)] == [200, 200, 429]
+    running.write(text.replace("requests: 5", "requests: 6"))
+    await running.generation(3)
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(2)] == [200, 429]
