@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -307,7 +308,21 @@ def test_no_value_makes_the_classifier_of_events_fail(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * 3_000_000, b'{"error":' * 400_000, b'{"error":"' + b"sk-" * 300_000 + b'"}', b"model " * 160_000]
+    "body",
+    [
+        b"[" * 3_000_000,
+        b'{"error":' * 400_000,
+        b'{"error":"' + b"sk-" * 300_000 + b'"}',
+        b"model " * 160_000,
+        json.dumps(["model max_tokens exceeded used " * 250] * 110).encode(),
+    ],
 )
 def test_hostile_bodies_cost_little(body: bytes) -> None:
+    start = time.perf_counter()
     assert of(400, body).kind is K.BAD_REQUEST
+    assert time.perf_counter() - start < 0.5
+
+
+def test_a_long_detail_does_not_hide_the_message() -> None:
+    body = {"error": {"details": [{"a": {"b": ["x" * 8000] * 100}}], "message": "the prompt is too long"}}
+    assert of(400, body).kind is K.CONTEXT_LENGTH
