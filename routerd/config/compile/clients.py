@@ -1,0 +1,69 @@
+"""`clients:` and `budgets:` to records. A key is hashed here and goes no further."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from routerd.config.compile.context import Build
+from routerd.config.compile.secrets import credential
+from routerd.config.tree import Path
+from routerd.graph import Budget, Client, Pattern
+
+
+def compile_budgets(build: Build) -> dict[str, Budget]:
+    """Compile all budgets."""
+    return {name: _budget(build, name, body) for name, body in build.entries("budgets")}
+
+
+def _budget(build: Build, name: str, body: Mapping[str, Any]) -> Budget:
+    path: Path = ("budgets", name)
+    kind = next(word for word in ("requests", "tokens", "concurrency") if word in body)
+    window_s = 0.0
+    if kind != "concurrency":
+        window_s = build.seconds((*path, "per"), body["per"]) or 0.0
+    elif "per" in body:
+        build.error((*path, "per"), "conflicting-keys", "concurrency has no window", "remove `per`", at_key=True)
+    return Budget(
+        name=name,
+        kind=kind,
+        limit=int(body[kind]),
+        window_s=window_s,
+        scope=body.get("scope", "global"),
+        models=_patterns(body),
+    )
+
+
+def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, str]]:
+    """Return the clients (None: the file has no such block) and, by name, why others are left out."""
+    if "clients" not in build.doc:
+        return None, {}
+    out: dict[str, Client] = {}
+    disabled: dict[str, str] = {}
+    owners: dict[bytes, Path] = {}
+    for name, body in build.entries("clients"):
+        path: Path = ("clients", name)
+        digest, reason = _digest(build, path, body)
+        budgets = build.names((*path, "budgets"), body.get("budgets", ()), "budgets")
+        if digest is None:
+            disabled[name] = reason
+            continue
+        if digest in owners:
+            first = build.tree.place(owners[digest], at_key=True)
+            message = f"the clients {owners[digest][1]!r} ({first}) and {name!r} have the same key"
+            build.error(path, "duplicate-key-of-client", message, "a key tells who calls: give each its own", at_key=True)
+        owners.setdefault(digest, path)
+        out[name] = Client(name=name, key_sha256=digest, models=_patterns(body), budgets=budgets)
+    return out, disabled
+
+
+def _digest(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[bytes | None, str]:
+    if "key_sha256" in body:
+        return bytes.fromhex(body["key_sha256"]), ""
+    value, reason = credential(build, (*path, "key"), body["key"], optional=body.get("optional", False))
+    return (hashlib.sha256(value.encode()).digest(), "") if value else (None, reason)
+
+
+def _patterns(body: Mapping[str, Any]) -> tuple[Pattern, ...]:
+    return tuple(Pattern.parse(text) for text in body.get("models", ()))

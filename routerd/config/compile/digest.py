@@ -1,0 +1,41 @@
+"""The digest of a Graph: equal digests, equal behaviour.
+
+Taken from the compiled graph, not from the text: comments, layout, anchors, includes, `60s` or `1m` make no difference, while a
+changed prompt file, secret or variable does. The order of mappings counts only where it decides something: among routes. Secrets
+go in as hashes. The text is the same in every process: sorted keys and sets, no ids, no hash().
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+from routerd.graph import Graph, Pattern, Secret
+
+
+def digest(graph: Graph) -> str:
+    """Return the digest as 64 hexadecimal digits."""
+    import msgspec
+
+    encode = msgspec.json.Encoder(enc_hook=_plain, order="deterministic").encode
+    whole = hashlib.sha256()
+    for one in dataclasses.fields(graph):
+        value = getattr(graph, one.name)
+        if one.name == "digest":
+            continue
+        if one.name == "routes":
+            value = list(value.values())
+        elif one.name == "patterns":
+            value = [route.name for route in value]
+        whole.update(one.name.encode())
+        whole.update(encode(value))
+    return whole.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return hashlib.sha256(value.reveal().encode()).hexdigest()
+    if isinstance(value, Pattern):
+        return value.text
+    raise NotImplementedError(type(value).__name__)

@@ -1,0 +1,162 @@
+"""`providers:` to Provider and Endpoint records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from routerd.config.compile import fields, http
+from routerd.config.compile.context import Build
+from routerd.config.compile.secrets import credential
+from routerd.config.tree import Path
+from routerd.graph import Auth, Balance, Endpoint, Failover, Provider, Retry, Secret, Simulator, Timeouts
+
+# The simulator opens no connection; its one endpoint still needs an address for health and metrics.
+SIMULATOR_URL = "simulator:"
+
+
+class Defaults:
+    """The `defaults:` block: what providers and models start from."""
+
+    def __init__(self, build: Build) -> None:
+        body = build.section("defaults")
+        self.timeouts = fields.timeouts(
+            build, Timeouts(), fields.seconds_of(build, ("defaults", "timeouts"), body.get("timeouts", {}))
+        )
+        self.retry = fields.retry(build, ("defaults", "retry"), body.get("retry", {}), Retry())
+        self.failover = fields.failover(build, ("defaults", "failover"), body.get("failover", {}), Failover())
+
+
+def compile_providers(build: Build, defaults: Defaults) -> dict[str, Provider]:
+    """Compile all providers; endpoint names are unique over all of them."""
+    out: dict[str, Provider] = {}
+    owners: dict[str, Path] = {}
+    for name, body in build.entries("providers"):
+        out[name] = _provider(build, name, body, defaults)
+        named = "endpoints" in body
+        for i, endpoint in enumerate(out[name].endpoints):
+            path: Path = ("providers", name, "endpoints", i, "name") if named else ("providers", name)
+            if endpoint.name in owners:
+                first = build.tree.place(owners[endpoint.name], at_key=True)
+                what = f"the endpoint {endpoint.name!r} is also at {first}"
+                build.error(path, "duplicate-name", what, "a provider without `endpoints` has one of its own name", at_key=not named)
+            else:
+                owners[endpoint.name] = path
+    return out
+
+
+def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaults) -> Provider:
+    path: Path = ("providers", name)
+    dialect = body.get("dialect", "openai")
+    auth, disabled = _auth(build, path, body)
+    _misplaced(build, path, body, dialect)
+    overrides = fields.seconds_of(build, (*path, "timeouts"), body.get("timeouts", {}))
+    in_header = auth.name if auth.type in ("bearer", "header") else ""
+    return Provider(
+        name=name,
+        dialect=dialect,
+        endpoints=_endpoints(build, path, name, body, dialect),
+        auth=auth,
+        headers=http.headers(build, (*path, "headers"), body.get("headers", {}), in_header),
+        body=dict(body.get("body", {})),
+        direct=body.get("direct", False),
+        balance=Balance(body.get("balance", "round_robin")),
+        budgets=build.names((*path, "budgets"), body.get("budgets", ()), "budgets"),
+        simulator=_simulator(build, (*path, "simulator"), body.get("simulator", {})) if dialect == "simulator" else None,
+        timeouts=fields.timeouts(build, defaults.timeouts, overrides),
+        retry=defaults.retry,
+        failover=defaults.failover,
+        disabled=disabled,
+    )
+
+
+def _misplaced(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> None:
+    """Complain about keys that would be ignored."""
+    if dialect == "simulator":
+        for key in ("base_url", "endpoints", "api_key", "auth", "headers", "balance"):
+            if key in body:
+                build.error((*path, key), "conflicting-keys", f"the simulator has no {key}", "remove one of the two", at_key=True)
+    elif "simulator" in body:
+        build.error((*path, "simulator"), "conflicting-keys", "needs `dialect: simulator`", "add it, or remove this", at_key=True)
+    if "balance" in body and dialect != "simulator" and "endpoints" not in body:
+        build.error((*path, "balance"), "conflicting-keys", "there is one endpoint only: nothing to balance", at_key=True)
+
+
+# ── credential ──
+
+
+def _auth(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[Auth, str]:
+    """Return how to authenticate, and why the provider is disabled or an empty string."""
+    spec = body.get("auth", {})
+    kind = spec.get("type", "bearer")
+    if "api_key" not in body:
+        if spec and kind != "none":
+            build.error((*path, "auth"), "missing-key", f"`auth` of type {kind} needs an api_key", at_key=True)
+        return Auth(type="none", name="", prefix=""), ""
+    if kind == "none":
+        build.error((*path, "api_key"), "conflicting-keys", "`auth: {type: none}` does not use it", "remove one of the two", at_key=True)
+    value, reason = credential(build, (*path, "api_key"), body["api_key"], optional=body.get("optional", False))
+    name, prefix = _auth_form(build, (*path, "auth"), spec, kind)
+    return Auth(type=kind, name=name, prefix=prefix, secret=Secret(value) if value else None), reason if not value else ""
+
+
+def _auth_form(build: Build, path: Path, spec: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    """Return the name of the header or query parameter, and the prefix."""
+    if kind == "none":
+        return "", ""
+    name = spec.get("name", "" if kind == "query" else "authorization")
+    prefix = spec.get("prefix", "Bearer " if kind == "bearer" else "")
+    if kind == "query":
+        if not name:
+            build.error(path, "missing-key", "a query parameter needs a `name`", "for example `name: key`", at_key=True)
+        if prefix:
+            build.error((*path, "prefix"), "conflicting-keys", "a query parameter has no prefix", at_key=True)
+        return name, ""
+    http.header_text(build, (*path, "prefix"), prefix)
+    http.token(build, (*path, "name"), name)
+    return name.lower(), prefix
+
+
+# ── endpoints ──
+
+
+def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any], dialect: str) -> tuple[Endpoint, ...]:
+    if dialect == "simulator":
+        return (Endpoint(name=provider, provider=provider, url=SIMULATOR_URL),)
+    if "endpoints" not in body:
+        if "base_url" not in body:
+            hint = "for example `base_url: https://api.example.com/v1`"
+            build.error(path, "no-endpoint", "a provider needs a base_url or endpoints", hint, at_key=True)
+            return ()
+        return (Endpoint(name=provider, provider=provider, url=http.base_url(build, (*path, "base_url"), body["base_url"])),)
+    if "base_url" in body:
+        build.error((*path, "base_url"), "conflicting-keys", "`endpoints` have URLs of their own", "keep one of the two", at_key=True)
+    out = []
+    for i, one in enumerate(body["endpoints"]):
+        here = (*path, "endpoints", i)
+        out.append(
+            Endpoint(
+                name=one["name"],
+                provider=provider,
+                url=http.base_url(build, (*here, "url"), one["url"]),
+                weight=int(one.get("weight", 1)),
+                max_concurrent=int(one["max_concurrent"]) if "max_concurrent" in one else None,
+                labels=dict(one.get("labels", {})),
+            )
+        )
+    if not any(endpoint.weight for endpoint in out):
+        build.error((*path, "endpoints"), "zero-weights", "all weights are 0: no endpoint would be asked", at_key=True)
+    return tuple(out)
+
+
+def _simulator(build: Build, path: Path, body: Mapping[str, Any]) -> Simulator:
+    plain = Simulator()
+    first_s = plain.first_token_s
+    if "first_token" in body:
+        first_s = build.seconds((*path, "first_token"), body["first_token"], zero=True) or 0.0
+    return Simulator(
+        first_token_s=first_s,
+        tokens_per_s=float(body.get("tokens_per_s", plain.tokens_per_s)),
+        fail_ratio=float(body.get("fail_ratio", plain.fail_ratio)),
+        reply=body.get("reply", plain.reply),
+    )

@@ -1,0 +1,115 @@
+"""Files to bytes: each is read once, whole, and only if it did not change meanwhile (R5).
+
+Hash, parse and line numbers come from the same bytes. Every path that was asked for is remembered, there or not: the watcher
+needs those whose appearance would heal the configuration. Only regular files are read: a pipe or a device could block for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+# A writer that changes the file during five reads in a row is still writing; the watcher comes again when it settles.
+READ_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Something the configuration depends on. `sha256` is empty for a missing file; a directory's is over its matches."""
+
+    path: Path
+    sha256: str
+
+
+class ReadFailure(Exception):
+    """A file could not be read: a code and a message for a Problem."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Reader:
+    """Reads the inputs of one load and remembers them."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, bytes | ReadFailure] = {}
+        self._inputs: dict[Path, Input] = {}
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Everything asked for so far, in order."""
+        return tuple(self._inputs.values())
+
+    def read(self, path: Path, *, max_bytes: int) -> bytes:
+        """Return the content of `path`; raise ReadFailure. A second call returns the bytes of the first."""
+        known = self._known.get(path)
+        if known is None:
+            try:
+                known = _read(path, max_bytes)
+            except ReadFailure as failure:
+                known = failure
+            self._known[path] = known
+            digest = "" if isinstance(known, ReadFailure) else hashlib.sha256(known).hexdigest()
+            self._inputs[path] = Input(path, digest)
+        if isinstance(known, ReadFailure):
+            raise known
+        if len(known) > max_bytes:
+            raise _too_large(max_bytes)
+        return known
+
+    def listing(self, directory: Path, names: list[str]) -> None:
+        """Remember that what `directory` holds decides which files are read."""
+        known = self._inputs.get(directory)
+        text = "\n".join(names) + ("\n" + known.sha256 if known else "")
+        self._inputs[directory] = Input(directory, hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        for _ in range(READ_TRIES):
+            data = _read_settled(path, max_bytes)
+            if data is not None:
+                return data
+    except FileNotFoundError:
+        raise ReadFailure("missing-file", "the file does not exist") from None
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a usable path"
+        raise ReadFailure("unreadable-file", f"the file cannot be read: {reason.lower()}") from exc
+    raise ReadFailure("file-changing", "the file kept changing while it was read")
+
+
+def _read_settled(path: Path, max_bytes: int) -> bytes | None:
+    """Read the file; None when it changed or was replaced during that."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise ReadFailure("not-a-file", "not a regular file")
+        if before.st_size > max_bytes:
+            raise _too_large(max_bytes)
+        pieces: list[bytes] = []
+        left = max_bytes + 1
+        while left > 0 and (piece := os.read(fd, min(left, 1 << 20))):
+            pieces.append(piece)
+            left -= len(piece)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if left <= 0:
+        raise _too_large(max_bytes)
+    if _version(before) != _version(after) or _version(after) != _version(os.stat(path)):
+        return None
+    return b"".join(pieces)
+
+
+def _version(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _too_large(max_bytes: int) -> ReadFailure:
+    return ReadFailure("file-too-large", f"the file is larger than {max_bytes // 1024} KiB")
