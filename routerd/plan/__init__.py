@@ -14,17 +14,24 @@ Cost and concurrency
     One thread: a round-robin remembers its turn, everything else is read-only.
 """
 
+from routerd.plan.explain import Explanation, Setting, TargetLine, explain
+from routerd.plan.explain_text import render_explanation
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, skipped
 from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
 
 __all__ = [
+    "Explanation",
     "HealthView",
     "Planned",
     "Resolved",
     "Resolver",
     "RoutePlan",
+    "Setting",
     "Skipped",
+    "TargetLine",
+    "explain",
     "offered_names",
+    "render_explanation",
     "resolve",
     "skipped",
 ]

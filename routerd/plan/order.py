@@ -72,10 +72,11 @@ class RoutePlan:
         for step in route.chain:
             targets = [target for target in step.targets if id(target) not in left_out]
             places = tuple(_place(graph, target, entries) for target in targets)
-            self._steps.append((places, Group(step.balance, [target.weight for target in targets])))
+            if places:
+                self._steps.append((places, Group(step.balance, [target.weight for target in targets])))
         self.entries: tuple[Planned, ...] = tuple(entries)
         self._templated = any("{" in planned.model for planned in entries)
-        self._balanced = any(len(places) > 1 or len(places[0].entries) > 1 for places, _ in self._steps if places)
+        self._balanced = any(len(places) > 1 or len(places[0].entries) > 1 for places, _ in self._steps)
         self._single = len(entries) < 2
         self._watched = tuple((planned.endpoint.name, planned.endpoint.max_concurrent) for planned in entries)
 
@@ -109,19 +110,24 @@ class RoutePlan:
 
     def _balance(self, ranks: list[int] | None, health: HealthView, rng: random.Random) -> tuple[Planned, ...]:
         load = [health.inflight(name) for name, _ in self._watched]
-        rank_of = ranks or [FREE] * len(load)
         order: list[int] = []
         for places, group in self._steps:
-            best = [min(rank_of[i] for i in place.entries) for place in places]
-            busy = [sum(load[i] for i in place.entries) for place in places]
-            for number in _by_rank(range(len(places)), best, busy, group, rng):
-                place = places[number]
-                local = [rank_of[i] for i in place.entries]
+            if len(places) == 1:
+                chosen: Sequence[_Place] = places
+            else:
+                best = [min(ranks[i] for i in place.entries) for place in places] if ranks else None
+                busy = [sum(load[i] for i in place.entries) for place in places]
+                chosen = [places[number] for number in _by_rank(len(places), best, busy, group, rng)]
+            for place in chosen:
+                if len(place.entries) == 1:
+                    order += place.entries
+                    continue
+                local = [ranks[i] for i in place.entries] if ranks else None
                 local_load = [load[i] for i in place.entries]
-                order += [place.entries[j] for j in _by_rank(range(len(local)), local, local_load, place.group, rng)]
+                order += [place.entries[j] for j in _by_rank(len(place.entries), local, local_load, place.group, rng)]
         if ranks is not None:
-            order.sort(key=rank_of.__getitem__)
-        return tuple(self.entries[i] for i in order)
+            order.sort(key=ranks.__getitem__)
+        return tuple([self.entries[i] for i in order])
 
 
 def skipped(graph: Graph, route: Route) -> tuple[Skipped, ...]:
@@ -156,13 +162,13 @@ def _place(graph: Graph, target: Target, entries: list[Planned]) -> _Place:
     return _Place(tuple(range(first, len(entries))), Group(provider.balance, [e.weight for e in endpoints]))
 
 
-def _by_rank(members: range, rank_of: Sequence[int], load: Sequence[int], group: Group, rng: random.Random) -> Sequence[int]:
-    """Balance the best members among themselves; the worse ones follow in file order, by rank."""
-    if len(members) == 1:
-        return members
-    best = min(rank_of)
-    usable = [i for i in members if rank_of[i] == best]
-    rest = sorted((i for i in members if rank_of[i] != best), key=rank_of.__getitem__)
+def _by_rank(count: int, ranks: Sequence[int] | None, load: Sequence[int], group: Group, rng: random.Random) -> Sequence[int]:
+    """Balance the best members among themselves; the worse ones follow in file order, by rank. No ranks: all are free."""
+    if ranks is None:
+        return group.order(range(count), load, rng)
+    best = min(ranks)
+    usable = [i for i in range(count) if ranks[i] == best]
+    rest = sorted((i for i in range(count) if ranks[i] != best), key=ranks.__getitem__)
     return group.order(usable, load, rng) + rest
 
 

@@ -6,6 +6,8 @@ import random
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routerd.graph import Balance, Graph, Route
 from routerd.plan import Planned, RoutePlan, Skipped, resolve, skipped
@@ -105,6 +107,40 @@ def test_a_target_of_a_disabled_provider_is_skipped_with_its_reason() -> None:
         Skipped(r.chain[0].targets[0], "provider 'off' is disabled: no key"),
         Skipped(r.chain[1].targets[0], "provider 'on' has no endpoint 'nope'"),
     )
+
+
+def test_a_step_without_a_usable_target_is_passed_over() -> None:
+    r = route(
+        "m", "off/x", group(target("a/x"), target("off/y")), group(target("b/x"), target("c/y"), balance=Balance.ROUND_ROBIN)
+    )
+    g = graph(r, providers=(provider("off", disabled="no key"),))
+    assert names(order(g, r)) == ["a", "b", "c"]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abcd-"), min_size=1, max_size=4), min_size=1, max_size=4),
+    st.sets(st.sampled_from("abcd")),
+    st.sets(st.sampled_from("abcd")),
+    st.sampled_from(list(Balance)),
+    st.integers(0, 99),
+)
+def test_any_plan_has_every_usable_entry_once_the_free_first_then_the_full_then_the_cooling(
+    chain: list[list[str]], cold: set[str], full: set[str], balance: Balance, seed: int
+) -> None:
+    providers = [
+        provider(n, *(endpoint(f"{n}{i}", n, max_concurrent=3, weight=i) for i in range(2)), balance=balance) for n in "abcd"
+    ]
+    r = route("m", *(group(*(target(f"{n}/x") for n in step), balance=balance) for step in chain))
+    g = graph(r, providers=(*providers, provider("-", disabled="no key")))
+    health = Fixed({f"{n}0": NOW + 1 for n in cold}, {f"{n}1": 3 for n in full})
+    plan, rng = RoutePlan(g, r), random.Random(seed)
+    for _ in range(3):
+        planned = plan.order((), health, rng, NOW)
+        assert sorted(p.index for p in planned) == list(range(2 * sum(n != "-" for step in chain for n in step)))
+        ranks = [2 if health.cooling(p.endpoint.name, NOW) else int(health.inflight(p.endpoint.name) >= 3) for p in planned]
+        assert ranks == sorted(ranks)
+        free = [next(i for i, s in enumerate(r.chain) if any(t is p.target for t in s.targets)) for p in planned]
+        assert all(a <= b for a, b, x, y in zip(free, free[1:], ranks, ranks[1:], strict=False) if x == y)
 
 
 def test_a_route_without_a_usable_target_has_an_empty_plan() -> None:

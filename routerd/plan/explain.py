@@ -1,0 +1,247 @@
+"""The whole decision for one model name, as facts: what `routerd explain` prints.
+
+It runs the code that serves: Resolver for the name, RoutePlan for the order. What is added here is only the why: where each value
+was written (`origins`: path in the file -> place), why a target is where it is, and what a client that sets nothing would send.
+Chance is fixed (a seeded draw), so the same question has the same answer; the text says where traffic is drawn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from routerd.errors import Forbidden
+from routerd.graph import Balance, Client, Graph, Params, Route, Step, SystemPrompt, Target, Timeouts
+from routerd.plan.order import HealthView, Planned, RoutePlan
+from routerd.plan.resolve import Resolver
+
+Origins = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One value that applies. `origin` is file:line:column, or where a value comes from that nobody wrote."""
+
+    name: str
+    value: object
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetLine:
+    """One target of the chain. `position` counts from 1 in the order of trying; 0: it is not in the plan."""
+
+    label: str  # provider/model, filled from the pattern
+    endpoint: str
+    step: int
+    position: int
+    why: tuple[str, ...]
+    origin: str
+    params: tuple[Setting, ...]  # its own overrides
+    sends: tuple[Setting, ...]  # the parameters of a request in which the client set none
+    timeouts: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The decision for one asked name."""
+
+    asked: str
+    client: str | None
+    route: Route
+    via: str
+    captured: tuple[str, ...]
+    origin: str
+    system_prompt: SystemPrompt | None
+    params: tuple[Setting, ...]  # of the route: kind.name
+    targets: tuple[TargetLine, ...]  # in the order of trying, then the skipped ones
+    budgets: tuple[str, ...]  # names: of the client, then of the route
+
+
+class _Nothing:
+    """A HealthView that has seen nothing."""
+
+    def cooling(self, _endpoint_name: str, _now_s: float, /) -> float:
+        return 0.0
+
+    def inflight(self, _endpoint_name: str, /) -> int:
+        return 0
+
+
+class _ThoughtAway:
+    """A HealthView in which some endpoints are down for good."""
+
+    def __init__(self, health: HealthView, down: Iterable[str]) -> None:
+        self._health = health
+        self.down = frozenset(down)
+
+    def cooling(self, endpoint_name: str, now_s: float, /) -> float:
+        return float("inf") if endpoint_name in self.down else self._health.cooling(endpoint_name, now_s)
+
+    def inflight(self, endpoint_name: str, /) -> int:
+        return self._health.inflight(endpoint_name)
+
+
+def explain(
+    graph: Graph,
+    model: str,
+    *,
+    client: Client | None = None,
+    down: Sequence[str] = (),
+    health: HealthView | None = None,
+    now_s: float = 0.0,
+    origins: Origins | None = None,
+) -> Explanation:
+    """Decide for `model` as for a request, with some endpoints thought away. Raises what the request would be answered with."""
+    resolved = Resolver(graph).resolve(model, client.may_use if client else None)
+    route = resolved.route
+    if client is not None and not client.may_use(model, route.name):
+        raise Forbidden(f"This key may not use the model '{model}'.", param="model")
+    view = _ThoughtAway(health or _Nothing(), down)
+    plan = RoutePlan(graph, route)
+    writer = _Lines(route, resolved.captured, resolved.via, origins or {}, view, now_s)
+    planned = plan.order(resolved.captured, view, random.Random(0), now_s)
+    lines = [writer.planned(entry, place) for place, entry in enumerate(planned, start=1)]
+    lines += [writer.skipped(skip.target, skip.reason) for skip in plan.skipped]
+    return Explanation(
+        asked=model,
+        client=client.name if client else None,
+        route=route,
+        via=resolved.via,
+        captured=resolved.captured,
+        origin=writer.origin(writer.path),
+        system_prompt=route.system_prompt,
+        params=writer.params(route.params, f"{writer.path}.params"),
+        targets=tuple(lines),
+        budgets=(*(client.budgets if client else ()), *route.budgets),
+    )
+
+
+class _Lines:
+    """Writes the lines of one route."""
+
+    def __init__(
+        self, route: Route, captured: tuple[str, ...], via: str, origins: Origins, view: _ThoughtAway, now_s: float
+    ) -> None:
+        self.path = f"providers.{route.name.partition('/')[0]}.direct" if via == "direct" else f"models.{route.name}"
+        self._route = route
+        self._captured = captured
+        self._origins = origins
+        self._view = view
+        self._now_s = now_s
+
+    def origin(self, *paths: str) -> str:
+        """Return where the first of these paths that stands in the file was written, or nothing."""
+        return next((str(self._origins[path]) for path in paths if path in self._origins), "")
+
+    def planned(self, entry: Planned, position: int) -> TargetLine:
+        """Describe an entry of the plan."""
+        why = [*self._sharing(entry), *self._state(entry)]
+        if position > self._route.failover.max_attempts:
+            why.append(f"max_attempts {self._route.failover.max_attempts} are used up before it")
+        return self._line(entry.target, f"{entry.target.provider}/{entry.model}", entry.endpoint.name, position, why)
+
+    def skipped(self, target: Target, reason: str) -> TargetLine:
+        """Describe a target that cannot be used."""
+        return self._line(target, target.label, target.endpoint or "", 0, [reason])
+
+    def params(self, params: Params, path: str) -> tuple[Setting, ...]:
+        """List the rules of a `params` block in the order in which they apply."""
+        found = [Setting(name=f"drop.{name}", value=None, origin=self.origin(f"{path}.drop")) for name in params.drop]
+        for kind, rules in (("defaults", params.defaults), ("clamp", params.clamp), ("force", params.force)):
+            for name, value in rules.items():
+                place = self.origin(f"{path}.{kind}.{name}", f"{path}.{kind}", path)
+                found.append(Setting(name=f"{kind}.{name}", value=value, origin=place))
+        return tuple(found)
+
+    def _line(self, target: Target, label: str, endpoint: str, position: int, why: list[str]) -> TargetLine:
+        number, step = self._step(target)
+        link = f"{self.path}.chain[{number}]"
+        member = next(i for i, one in enumerate(step.targets) if one is target)
+        path = f"{link}.any_of[{member}]" if f"{link}.any_of" in self._origins else link
+        own = self.params(target.params, f"{path}.params")
+        route = self.params(self._route.params, f"{self.path}.params")
+        return TargetLine(
+            label=label,
+            endpoint=endpoint,
+            step=number + 1,
+            position=position,
+            why=tuple(why),
+            origin=self.origin(path, link),
+            params=own,
+            sends=_sends(route, own),
+            timeouts=self._timeouts(target, path),
+        )
+
+    def _step(self, target: Target) -> tuple[int, Step]:
+        return next((i, step) for i, step in enumerate(self._route.chain) if any(one is target for one in step.targets))
+
+    def _sharing(self, entry: Planned) -> list[str]:
+        """Say how the target and the endpoint came to be where they are among their equals."""
+        _, step = self._step(entry.target)
+        why = []
+        if len(step.targets) > 1:
+            why.append(_share("of the group", step.balance, entry.target.weight, [t.weight for t in step.targets]))
+        equals = entry.provider.endpoints
+        if len(equals) > 1 and entry.target.endpoint is None:
+            why.append(_share("of the endpoints", entry.provider.balance, entry.endpoint.weight, [e.weight for e in equals]))
+        return why
+
+    def _state(self, entry: Planned) -> list[str]:
+        """Say what is known of the endpoint that puts it behind others."""
+        name, most = entry.endpoint.name, entry.endpoint.max_concurrent
+        if name in self._view.down:
+            return ["thought away: goes last"]
+        until_s = self._view.cooling(name, self._now_s)
+        if until_s:
+            return [f"cools down for {until_s - self._now_s:.1f} s: goes last"]
+        running = self._view.inflight(name)
+        if most is not None and running >= most:
+            return [f"full, {running} of {most} in flight: goes behind what is free"]
+        return []
+
+    def _timeouts(self, target: Target, path: str) -> tuple[Setting, ...]:
+        """List the timeouts of a target, each with the most specific place that set it."""
+        found = []
+        places = (path, self.path, f"providers.{target.provider}", "defaults")
+        for field in Timeouts.__dataclass_fields__:
+            key = field.removesuffix("_s")
+            origin = self.origin(*(f"{place}.timeouts.{key}" for place in places)) or "built in"
+            found.append(Setting(name=key, value=getattr(target.timeouts, field), origin=origin))
+        return tuple(found)
+
+
+def _share(among: str, balance: Balance, weight: int, weights: Sequence[int]) -> str:
+    total = sum(weights)
+    match balance:
+        case Balance.WEIGHTED:
+            return f"drawn first in {100 * weight / total if total else 0:.0f} % {among}"
+        case Balance.ROUND_ROBIN:
+            return f"takes turns, {weight} in {total} {among}"
+        case _:
+            return f"the least busy {among} goes first (weight {weight})"
+
+
+def _sends(*levels: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Apply the rules of the route, then of the target, to a request that sets nothing."""
+    sent: dict[str, Setting] = {}
+    for rules in levels:
+        for rule in rules:
+            kind, _, name = rule.name.partition(".")
+            if kind == "drop":
+                sent.pop(name, None)
+            elif kind == "force" or (kind == "defaults" and name not in sent):
+                sent[name] = Setting(name=name, value=rule.value, origin=rule.origin)
+            elif kind == "clamp" and name in sent:
+                sent[name] = Setting(name=name, value=_clamped(sent[name].value, rule.value), origin=sent[name].origin)
+    return tuple(sent.values())
+
+
+def _clamped(value: Any, clamp: Any) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    low = value if clamp.min is None else max(value, clamp.min)
+    bounded: int | float = low if clamp.max is None else min(low, clamp.max)
+    return int(bounded) if isinstance(value, int) and bounded == int(bounded) else bounded
