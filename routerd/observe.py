@@ -31,6 +31,7 @@ __all__ = [
     "Snapshot",
     "format_json",
     "format_text",
+    "merge",
     "render_metrics",
 ]
 
@@ -263,20 +264,26 @@ def _family(kind: str, name: str, label_values: tuple[str, ...]) -> Family:
     return family
 
 
-def render_metrics(live: Iterable[Snapshot], retired: Snapshot | None = None) -> bytes:
-    """Return the Prometheus text exposition of all processes together.
+def merge(live: Iterable[Snapshot], retired: Snapshot | None = None) -> Snapshot:
+    """Return the series of all processes together.
 
     Counters and histograms are added up over `live` and `retired` (the dead); gauges over `live` only.
     """
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.registry import Collector
-
     total = Snapshot()
     for snapshot in live:
         total.absorb(snapshot)
         total.merge_gauges(snapshot)
     if retired is not None:
         total.absorb(retired)
+    return total
+
+
+def render_metrics(live: Iterable[Snapshot], retired: Snapshot | None = None) -> bytes:
+    """Return the Prometheus text exposition of what `merge` returns. 20,000 series take a second: not for an event loop."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
+
+    total = merge(live, retired)
 
     class Totals(Collector):
         def collect(self) -> Iterable[Metric]:

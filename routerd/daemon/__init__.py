@@ -1,0 +1,16 @@
+"""The composition root: processes, reloads, the operator's commands.
+
+    cli, commands, settings   what an operator types, and what it is worth
+    control                   the control process: puts the parts together, answers the admin listener
+    watch, reload             a change of the inputs -> one queue -> load, check, pack, publish
+    generation, crew, channel a configuration on its way to all workers; the workers as control sees them; the wire between
+    worker                    one serving process: a loop around the gateway
+    drain, tasks, log         the end of a process, background tasks that cannot die unnoticed, what is written where
+
+More files than usual in one package: each is one concern of the process model and is tested without the others. A worker
+imports `worker`, `generation`, `channel`, `log` and `tasks` only: no YAML, no schema, no Prometheus client.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,198 @@
+"""The wire between control and one worker: length-prefixed pickles over a socket pair, and the messages on it.
+
+Both ends are the same program started by the same parent, so pickles are safe here and nowhere else. Messages are delivered in
+order; the end of the stream means that the other process is gone. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copyreg
+import io
+import pickle
+import socket
+import struct
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from routerd.errors import Problem
+from routerd.observe import Snapshot
+
+__all__ = [
+    "Abort",
+    "Ask",
+    "Channel",
+    "Commit",
+    "Committed",
+    "Drain",
+    "Hello",
+    "Piece",
+    "Prepare",
+    "Prepared",
+    "Stream",
+    "Tick",
+    "encode",
+]
+
+_LENGTH = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a graph on its way to a worker: up to some tens of items of one field."""
+
+    number: int
+    name: str  # the field of Graph
+    form: str  # mapping | names | value
+    items: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """All pieces were sent: build the generation, change nothing that serves."""
+
+    number: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Serve the prepared generation from now on."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Forget the prepared generation and its pieces."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Answer with a Tick that carries this ticket."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Stop accepting, finish what runs within `timeout_s`, then exit."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The worker has imported everything and waits for a generation."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The answer to Prepare; with problems the generation could not be built."""
+
+    number: int
+    problems: tuple[Problem, ...] = ()
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The answer to Commit: requests that arrive now are served by it."""
+
+    number: int
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A sign of life: changed series and, with the last piece, requests in flight by generation."""
+
+    snapshot: Snapshot
+    inflight: dict[int, int] = field(default_factory=dict)
+    lag_s: float = 0.0
+    ticket: int = 0  # of the Ask this answers; 0: a regular one
+    last: bool = True
+
+
+class Stream(Protocol):
+    """What control and worker ask of the wire."""
+
+    def send(self, message: Any) -> None:
+        """Queue one message."""
+
+    def send_frames(self, frames: tuple[bytes, ...]) -> None:
+        """Queue messages that are encoded already."""
+
+    async def receive(self) -> Any:
+        """Return the next message; EOFError when the other side is gone."""
+
+    def close(self) -> None:
+        """Close this end."""
+
+
+def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
+
+
+class _Pickler(pickle.Pickler):
+    """A pickler that knows read-only mappings."""
+
+    dispatch_table = copyreg.dispatch_table.copy()
+    dispatch_table[MappingProxyType] = lambda mapping: (_read_only, (dict(mapping),))
+
+
+def encode(message: Any) -> bytes:
+    """Return `message` as one frame."""
+    out = io.BytesIO()
+    out.write(_LENGTH.pack(0))
+    _Pickler(out, protocol=5).dump(message)
+    frame = out.getbuffer()
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return bytes(frame)
+
+
+class Channel:
+    """One end of the socket pair."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, sock: socket.socket) -> Channel:
+        """Take over a connected unix socket."""
+        return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    def send(self, message: Any) -> None:
+        """Queue one message; a peer that is gone is noticed by `receive`, not here."""
+        self.send_frames((encode(message),))
+
+    def send_frames(self, frames: tuple[bytes, ...]) -> None:
+        """Queue messages that are encoded already."""
+        if not self._writer.is_closing():
+            for frame in frames:
+                self._writer.write(frame)
+
+    async def receive(self) -> Any:
+        """Return the next message; EOFError when the other side is gone."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            return pickle.loads(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            raise EOFError("the other process is gone") from exc
+
+    async def flush(self) -> None:
+        """Wait until what was queued is written."""
+        try:
+            await self._writer.drain()
+        except ConnectionError as exc:
+            raise EOFError("the other process is gone") from exc
+
+    def close(self) -> None:
+        """Close this end."""
+        self._writer.close()

@@ -1,0 +1,184 @@
+"""What `routerd serve` is told by flags and environment, as values; and the sockets that follow from it.
+
+Everything here needs a restart to change; all else is in routes.yaml and reloads. A flag wins over its ROUTERD_* variable,
+which wins over the default. A value that makes no sense is a ValueError whose message names the flag.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "bind", "settings_from"]
+
+DEFAULTS: Mapping[str, str] = {
+    "config": "routes.yaml",
+    "listen": "127.0.0.1:8080",
+    "admin": "127.0.0.1:9090",
+    "workers": "1",
+    "state_dir": "",
+    "open": "",
+    "drain_timeout": "30s",
+    "log_format": "text",
+}
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"", "0", "false", "no", "off"})
+MOST_WORKERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Host and port to listen on or to reach. Port 0: the kernel chooses."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `HOST:PORT`, `[V6]:PORT` or `:PORT` (every address)."""
+        found = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^:\[\]\s]*)):(\d{1,5})", text.strip())
+        if found is None or int(found[3]) > 65535:
+            raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+        return cls(found[1] or found[2] or "0.0.0.0", int(found[3]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `routerd serve` was told."""
+
+    config: Path
+    listen: Address
+    admin: Address
+    workers: int = 1
+    state_dir: Path | None = None
+    open: bool = False
+    drain_timeout_s: float = 30.0
+    log_format: str = "text"
+
+
+def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings; ValueError names the flag or variable whose value makes no sense."""
+
+    def told(name: str) -> tuple[str, str]:
+        flag = "--" + name.replace("_", "-")
+        variable = "ROUTERD_" + name.upper()
+        if flags.get(name) is not None:
+            return flag, "1" if flags[name] is True else str(flags[name])
+        return (variable, environ[variable]) if environ.get(variable) else (flag, DEFAULTS[name])
+
+    def read(name: str, parse: Any) -> Any:
+        where, text = told(name)
+        try:
+            return parse(text)
+        except ValueError as exc:
+            raise ValueError(f"{where}: {exc}") from exc
+
+    return Settings(
+        config=read("config", Path),
+        listen=read("listen", Address.parse),
+        admin=read("admin", Address.parse),
+        workers=read("workers", _workers),
+        state_dir=read("state_dir", lambda text: Path(text) if text else None),
+        open=read("open", _yes_or_no),
+        drain_timeout_s=read("drain_timeout", duration_s),
+        log_format=read("log_format", _log_format),
+    )
+
+
+def duration_s(text: str) -> float:
+    """Read `30s`, `500ms`, `2m`, `1m30s` or a plain number of seconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
+    if not parts or "".join(a + b for a, b in parts) != text:
+        raise ValueError(f"{text!r} is not a duration, such as 30s, 500ms or 2m")
+    return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+
+
+def _workers(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0))
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(f"{text!r} is not a number from 1 to {MOST_WORKERS}, nor `auto`")
+    return int(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in _YES | _NO:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() in _YES
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError(f"{text!r} is neither `text` nor `json`")
+    return text
+
+
+def bind(address: Address, *, shared: bool) -> socket.socket:
+    """Return a socket bound to `address`, not listening yet; `shared` lets others bind it too. OSError says why not."""
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, where = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setblocking(False)
+        sock.bind(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class Listeners:
+    """The data sockets, one per worker, on one address.
+
+    Control keeps them open: connections that arrive while a worker is being replaced wait in its queue. They listen once the
+    worker serves, so nobody can connect before there is a configuration.
+    """
+
+    def __init__(self, address: Address, count: int) -> None:
+        # A first bind without SO_REUSEPORT finds out whether another daemon is there; sharing would succeed in silence.
+        probe = bind(address, shared=False)
+        port = probe.getsockname()[1]
+        probe.close()
+        self.address = Address(address.host, port)
+        self._sockets: list[socket.socket | None] = [bind(self.address, shared=True) for _ in range(count)]
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than this host can connect."""
+        sock = self.socket(0)
+        return not ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
+
+    def socket(self, index: int) -> socket.socket:
+        """Return worker `index`'s socket, a new one if it was closed."""
+        sock = self._sockets[index]
+        if sock is None:
+            sock = self._sockets[index] = bind(self.address, shared=True)
+        return sock
+
+    def close(self, index: int) -> None:
+        """Stop taking connections for worker `index`: the kernel gives its share to the others."""
+        sock, self._sockets[index] = self._sockets[index], None
+        if sock is not None:
+            sock.close()
+
+    def close_all(self) -> None:
+        """Stop taking connections."""
+        for index in range(len(self._sockets)):
+            self.close(index)

@@ -1,0 +1,287 @@
+"""One serving process: a loop around the gateway that does what control says.
+
+`python -m routerd.daemon.worker JSON` is started by control with three inherited descriptors: the socket to control, the
+listening socket, the shared counters. It builds and swaps generations, reports its series each second, writes access records,
+drains when told. It handles no signal: control decides, and it ends when control ends. It must not import YAML, a schema
+library, watchfiles, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from routerd.daemon import log as logs
+from routerd.daemon.channel import (
+    Abort,
+    Ask,
+    Channel,
+    Commit,
+    Committed,
+    Drain,
+    Hello,
+    Piece,
+    Prepare,
+    Prepared,
+    Stream,
+    Tick,
+)
+from routerd.daemon.generation import Assembly, build_problem
+from routerd.daemon.tasks import Tasks
+from routerd.errors import ConfigError, Problem
+from routerd.graph import Graph, Route
+from routerd.observe import Metrics, Snapshot
+
+__all__ = ["Worker", "main"]
+
+log = logging.getLogger("routerd.worker")
+
+TICK_S = 1.0
+FLUSH_S = 0.1
+FREED_A_STEP = 50  # routes freed before other callbacks run: well below 1 ms
+PR_SET_PDEATHSIG = 1
+
+
+class Serving(Protocol):
+    """The data plane, as the worker drives it."""
+
+    def prepare(self, number: int, graph: Graph) -> Any:
+        """Build a generation; ConfigError if it cannot be."""
+
+    def swap(self, generation: Any) -> Any:
+        """Serve it; return the one before."""
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accept on `sock`."""
+
+    def generations(self) -> dict[int, int]:
+        """Return requests in flight by generation, for those still in use."""
+
+    def publish_gauges(self) -> None:
+        """Bring the gauges up to date."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop accepting and finish what runs."""
+
+    async def close(self) -> None:
+        """Stop at once."""
+
+
+class Worker:
+    """Obeys the messages of control until it says drain or goes away."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        gateway: Serving,
+        metrics: Metrics,
+        *,
+        index: int,
+        sock: socket.socket,
+        flush: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._stream = stream
+        self._gateway = gateway
+        self._metrics = metrics
+        self._sock = sock
+        self._flush = flush
+        self._lag = metrics.histogram("routerd_event_loop_lag_seconds", str(index))
+        self._lag_s = 0.0
+        self._assembly: Assembly | None = None
+        self._prepared: tuple[int, Any, list[Route]] | None = None
+        self._live: dict[int, tuple[Any, list[Route]]] = {}  # held here so that their end can be spread over time
+        self._started = False
+        self._tasks = Tasks()
+
+    async def run(self) -> None:
+        """Serve until drained; EOFError when control is gone."""
+        self._tasks.start(self._beat(), "beat")
+        self._tasks.start(self._tick_for_ever(), "tick")
+        self._stream.send(Hello(os.getpid()))
+        try:
+            while True:
+                message = await self._stream.receive()
+                if isinstance(message, Drain):
+                    await self._drain(message.timeout_s)
+                    return
+                await self._obey(message)
+        finally:
+            await self._tasks.cancel()
+
+    async def _obey(self, message: Any) -> None:
+        if isinstance(message, Piece):
+            if self._assembly is None or self._assembly.number != message.number:
+                self._assembly = Assembly(message.number)
+                gc.disable()  # a collection amid thousands of new objects finds nothing and stalls every stream
+            self._assembly.add(message)
+            await asyncio.sleep(0)  # pieces wait in the buffer: streams go first
+        elif isinstance(message, Prepare):
+            self._prepare(message.number)
+        elif isinstance(message, Commit):
+            await self._commit(message.number)
+        elif isinstance(message, Abort):
+            self._forget(message.number)
+        elif isinstance(message, Ask):
+            self._tasks.start(self._tick(message.ticket), "answer")
+
+    def _prepare(self, number: int) -> None:
+        began_s = time.perf_counter()
+        assembly, self._assembly = self._assembly, None
+        problems: tuple[Problem, ...] = ()
+        try:
+            if assembly is None or assembly.number != number:
+                raise ConfigError((build_problem(f"the pieces of generation {number} are not here"),))
+            graph = assembly.graph()
+            self._prepared = (number, self._gateway.prepare(number, graph), list(graph.routes.values()))
+        except ConfigError as exc:
+            problems = exc.problems
+        except Exception as exc:  # a fault of our own must cost this edit, not the worker
+            log.exception("generation %d could not be built", number)
+            problems = (build_problem(f"internal error while building: {type(exc).__name__}: {exc}", code="internal"),)
+        finally:
+            gc.freeze()  # what lives as long as a generation is not looked at by every full collection
+            gc.enable()
+        self._stream.send(Prepared(number, problems, time.perf_counter() - began_s))
+
+    async def _commit(self, number: int) -> None:
+        if self._prepared is None or self._prepared[0] != number:
+            log.error("generation %d was never prepared here", number)
+            return
+        (_, generation, routes), self._prepared = self._prepared, None
+        began_s = time.perf_counter()
+        self._gateway.swap(generation)
+        took_s = time.perf_counter() - began_s
+        self._live[number] = (generation, routes)
+        if not self._started:
+            self._started = True
+            await self._gateway.start(self._sock)
+        self._stream.send(Committed(number, took_s))
+
+    def _forget(self, number: int) -> None:
+        if self._assembly is not None and self._assembly.number == number:
+            self._assembly = None
+            gc.enable()
+        if self._prepared is not None and self._prepared[0] == number:
+            self._prepared = None
+
+    async def _free(self) -> None:
+        """Free the routes of generations nobody uses, some at a time: 2,000 at once would stall the loop for 3 ms."""
+        used = self._gateway.generations()
+        for number in [n for n in self._live if n not in used]:
+            routes = self._live.pop(number)[1]
+            while routes:
+                del routes[-FREED_A_STEP:]
+                await asyncio.sleep(0)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self._tick(0)
+            await self._free()
+
+    async def _tick(self, ticket: int) -> None:
+        self._gateway.publish_gauges()
+        for piece in self._metrics.changes():
+            self._stream.send(Tick(piece, last=False))
+            await asyncio.sleep(0)
+        self._stream.send(Tick(Snapshot(), self._gateway.generations(), self._lag_s, ticket))
+        self._lag_s = 0.0
+
+    async def _beat(self) -> None:
+        """Measure how late a timer fires, and hand over access records."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + FLUSH_S
+            await asyncio.sleep(FLUSH_S)
+            late_s = max(0.0, loop.time() - due_s)
+            self._lag.observe(late_s)
+            self._lag_s = max(self._lag_s, late_s)
+            while self._flush():
+                await asyncio.sleep(0)
+
+    async def _drain(self, timeout_s: float) -> None:
+        drained = self._tasks.start(self._gateway.drain(timeout_s), "drain")
+        gone = self._tasks.start(self._until_gone(), "control")
+        await asyncio.wait((drained, gone), return_when=asyncio.FIRST_COMPLETED)
+        await self._gateway.close()
+        await self._tick(0)
+
+    async def _until_gone(self) -> None:
+        """Answer questions while draining; return when control is gone."""
+        while True:
+            try:
+                message = await self._stream.receive()
+            except EOFError:
+                return
+            if isinstance(message, Ask):
+                await self._tick(message.ticket)
+
+
+def main() -> None:
+    """Run one worker; the single argument is a JSON object of what control tells it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    told = json.loads(sys.argv[1])
+    _die_with_parent(told["parent"])
+    logs.setup(told["log_format"], f"worker-{told['index']}")
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(told))
+    except EOFError:
+        log.warning("control is gone")
+        os._exit(1)
+
+
+async def _serve(told: dict[str, Any]) -> None:
+    from routerd.server import Gateway
+    from routerd.state import LocalCounters
+
+    index = told["index"]
+    metrics = Metrics()
+    access = None
+    if not logs.is_discarded(1):
+        dropped = metrics.counter("routerd_access_records_dropped_total", str(index))
+        access = logs.AccessLog(told["log_format"], dropped, logs.write_lines(1))
+    gateway = Gateway(
+        counters=LocalCounters.attach(told["state"], worker=index),
+        metrics=metrics,
+        access=access.add if access else None,
+        worker=index,
+    )
+    channel = await Channel.open(socket.socket(fileno=told["channel"]))
+    worker = Worker(
+        channel,
+        gateway,
+        metrics,
+        index=index,
+        sock=socket.socket(fileno=told["listen"]),
+        flush=access.flush if access else lambda: False,
+    )
+    await worker.run()
+    await channel.flush()
+    channel.close()
+    if access:
+        access.finish(1.0)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when control ends, whatever it is doing then."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we could say so
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

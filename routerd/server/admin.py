@@ -1,0 +1,124 @@
+"""The admin listener: health, status, metrics and reload of the whole daemon, on an address of its own.
+
+It serves the control process and sees it through `Operator`; it decides nothing and knows no worker. No answer holds a secret.
+Changing anything takes a POST that a web page of another site cannot send: a browser says where a request comes from, and
+such a request is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+__all__ = ["Operator", "admin_app"]
+
+PAGES = {
+    "GET /metrics": "Prometheus metrics of all workers",
+    "GET /-/live": "200 while the control process answers",
+    "GET /-/ready": "200 while requests are served, else 503 and why not",
+    "GET /-/status": "versions, configuration and workers, as JSON",
+    "POST /-/reload": "read the configuration again; answers when all workers serve it, or with every problem",
+}
+INVALID = 422  # the configuration is wrong; what served before still serves
+FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+
+
+class Operator(Protocol):
+    """What the admin listener asks of the control process."""
+
+    def not_ready(self) -> str:
+        """Return why requests are not served, or an empty string."""
+
+    def status(self) -> Mapping[str, Any]:
+        """Return the status as plain values."""
+
+    async def metrics(self) -> bytes:
+        """Return the text exposition of all processes."""
+
+    async def reload(self) -> tuple[bool, Mapping[str, Any]]:
+        """Reload; return whether the files serve now, and the outcome as plain values."""
+
+
+def admin_app(operator: Operator) -> web.Application:
+    """Return the application; every path stands here."""
+    pages = _Pages(operator)
+    app = web.Application(client_max_size=64 * 1024, middlewares=[_plain_errors])
+    app.router.add_get("/", pages.index)
+    app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/-/live", pages.live)
+    app.router.add_get("/-/ready", pages.ready)
+    app.router.add_get("/-/status", pages.status)
+    app.router.add_post("/-/reload", pages.reload)
+    return app
+
+
+class _Pages:
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    async def index(self, _: web.Request) -> web.Response:
+        width = max(len(page) for page in PAGES)
+        return web.Response(text="".join(f"{page:<{width}}  {what}\n" for page, what in PAGES.items()))
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=await self._operator.metrics(),
+            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def live(self, _: web.Request) -> web.Response:
+        return web.Response(text="live\n")
+
+    async def ready(self, _: web.Request) -> web.Response:
+        why_not = self._operator.not_ready()
+        return web.Response(status=503, text=f"not ready: {why_not}\n") if why_not else web.Response(text="ready\n")
+
+    async def status(self, _: web.Request) -> web.Response:
+        return _json(self._operator.status())
+
+    async def reload(self, request: web.Request) -> web.Response:
+        if why := _foreign(request.headers):
+            return _json({"error": why}, status=403)
+        ok, outcome = await self._operator.reload()
+        return _json(outcome, status=200 if ok else INVALID)
+
+
+def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return web.Response(status=status, text=text, content_type="application/json", headers={"cache-control": "no-store"})
+
+
+def _foreign(headers: Mapping[str, str]) -> str:
+    """Return why a request looks like one of another site's page, or an empty string.
+
+    1. The browser says so (Fetch Metadata).
+    2. It names an origin that is not this listener.
+    3. It has the content type of a form, which a page may send anywhere without asking first.
+    """
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return "a request of another site is refused"
+    origin = headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("Host"):
+        return "a request of another origin is refused"
+    content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type in FORM_TYPES:
+        return f"content type {content_type} is refused; send none, or application/json"
+    return ""
+
+
+@web.middleware
+async def _plain_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer a wrong path or method with what there is."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as exc:
+        allowed = ", ".join(sorted(exc.allowed_methods))
+        return web.Response(status=405, text=f"{request.path} takes {allowed}\n", headers={"allow": allowed})
+    except web.HTTPNotFound:
+        return web.Response(status=404, text="no such page; GET / lists them\n")

@@ -1,0 +1,122 @@
+"""Flags and environment as values; the sockets that follow from them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from routerd.daemon.settings import Address, Listeners, bind, duration_s, settings_from
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("[::1]:0", "::1", 0),
+        (":8080", "0.0.0.0", 8080),
+        ("localhost:1", "localhost", 1),
+    ],
+)
+def test_an_address_is_host_and_port(text: str, host: str, port: int) -> None:
+    assert Address.parse(text) == Address(host, port)
+
+
+@pytest.mark.parametrize("text", ["", "8080", "127.0.0.1", "::1:8080", "host:99999", "host:-1", "a b:1", "http://x:1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Address.parse(text)
+
+
+def test_an_address_prints_as_it_is_typed() -> None:
+    assert [str(Address.parse(text)) for text in ("[::1]:80", "h:80")] == ["[::1]:80", "h:80"]
+
+
+@pytest.mark.parametrize(("text", "length_s"), [("30s", 30), ("500ms", 0.5), ("1m30s", 90), ("2h", 7200), ("1.5", 1.5), ("0", 0)])
+def test_a_duration_is_a_number_with_a_unit(text: str, length_s: float) -> None:
+    assert duration_s(text) == length_s
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1 s", "1s2"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        duration_s(text)
+
+
+def test_a_flag_wins_over_the_environment_which_wins_over_the_default() -> None:
+    environ = {"ROUTERD_WORKERS": "3", "ROUTERD_CONFIG": "env.yaml", "ROUTERD_OPEN": "true", "ROUTERD_LOG_FORMAT": ""}
+    settings = settings_from({"config": "flag.yaml", "workers": None}, environ)
+    assert (settings.config, settings.workers, settings.open) == (Path("flag.yaml"), 3, True)
+    assert (settings.listen, settings.log_format) == (Address("127.0.0.1", 8080), "text")
+    assert settings.state_dir is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "names"),
+    [
+        ({"workers": "0"}, {}, "--workers"),
+        ({"workers": "1.5"}, {}, "--workers"),
+        ({}, {"ROUTERD_WORKERS": "many"}, "ROUTERD_WORKERS"),
+        ({"listen": "here"}, {}, "--listen"),
+        ({}, {"ROUTERD_ADMIN": "x"}, "ROUTERD_ADMIN"),
+        ({"drain_timeout": "soon"}, {}, "--drain-timeout"),
+        ({"log_format": "xml"}, {}, "--log-format"),
+        ({}, {"ROUTERD_OPEN": "perhaps"}, "ROUTERD_OPEN"),
+    ],
+)
+def test_a_value_that_makes_no_sense_names_where_it_stands(flags: dict[str, str], environ: dict[str, str], names: str) -> None:
+    with pytest.raises(ValueError, match=f"^{names}: "):
+        settings_from(flags, environ)
+
+
+def test_auto_is_one_worker_for_each_cpu_we_may_use() -> None:
+    assert settings_from({"workers": "auto"}, {}).workers == len(os.sched_getaffinity(0))
+
+
+def test_all_workers_listen_on_the_one_port_the_kernel_chose() -> None:
+    listeners = Listeners(Address("127.0.0.1", 0), 3)
+    ports = {listeners.socket(i).getsockname()[1] for i in range(3)}
+    assert ports == {listeners.address.port}
+    assert listeners.address.port != 0
+    assert not listeners.is_public
+    listeners.close_all()
+
+
+def test_nobody_can_connect_before_a_worker_listens_nor_after_closing() -> None:
+    listeners = Listeners(Address("127.0.0.1", 0), 2)
+    where = ("127.0.0.1", listeners.address.port)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(where)
+    listeners.socket(0).listen()
+    socket.create_connection(where).close()
+    listeners.close_all()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(where)
+
+
+def test_a_port_that_another_daemon_shares_among_its_workers_is_taken() -> None:
+    first = Listeners(Address("127.0.0.1", 0), 1)
+    first.socket(0).listen()
+    with pytest.raises(OSError, match="in use"):
+        Listeners(first.address, 1)
+    first.close_all()
+
+
+def test_a_closed_socket_comes_back_on_the_same_port() -> None:
+    listeners = Listeners(Address("127.0.0.1", 0), 2)
+    listeners.close(1)
+    assert listeners.socket(1).getsockname()[1] == listeners.address.port
+    listeners.close_all()
+
+
+def test_every_address_is_public() -> None:
+    listeners = Listeners(Address("0.0.0.0", 0), 1)
+    assert listeners.is_public
+    listeners.close_all()
+
+
+def test_a_name_that_does_not_resolve_is_an_operating_system_error() -> None:
+    with pytest.raises(OSError, match=r"Name or service|resolution|No address"):
+        bind(Address("no-such-host.invalid", 1), shared=False)
