@@ -23,9 +23,10 @@ class Suggester:
     __slots__ = ("_backward", "_forward")
 
     def __init__(self, names: Iterable[str]) -> None:
-        pairs = {(name.lower(), name) for name in names if len(name) <= MAX_CHARS}
-        self._forward = sorted(pairs)
-        self._backward = sorted((low[::-1], name) for low, name in pairs)
+        # One string a row, key and name with a NUL between: thousands of tuples would wake the garbage collector.
+        offered = {name for name in names if len(name) <= MAX_CHARS and "\0" not in name}
+        self._forward = sorted(f"{name.lower()}\0{name}" for name in offered)
+        self._backward = sorted(f"{name.lower()[::-1]}\0{name}" for name in offered)
 
     def closest(self, asked: str, visible: Callable[[str], bool] | None = None) -> str | None:
         """Return the visible name most like `asked`, or None when nothing is near."""
@@ -44,9 +45,9 @@ class Suggester:
         return next((name for name in finalists if name.lower() == found[0]), None) if found else None
 
 
-def _around(rows: list[tuple[str, str]], key: str) -> set[str]:
-    place = bisect_left(rows, (key, ""))
-    return {name for _, name in rows[max(0, place - WINDOW) : place + WINDOW]}
+def _around(rows: list[str], key: str) -> set[str]:
+    place = bisect_left(rows, key)
+    return {row.partition("\0")[2] for row in rows[max(0, place - WINDOW) : place + WINDOW]}
 
 
 def _shared_ends(name: str, asked: str) -> int:

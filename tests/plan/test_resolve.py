@@ -118,6 +118,17 @@ def test_unknown_names_leave_nothing_behind_and_made_up_names_little() -> None:
     assert not resolver._known
 
 
+def test_a_warm_resolver_answers_the_same() -> None:
+    cold, warm = Resolver(small()), Resolver(small())
+    warm.warm()
+    built = (warm._patterns, warm._suggester)
+    assert None not in built
+    assert warm.resolve("gpt-5") == cold.resolve("gpt-5")
+    with pytest.raises(ModelNotFound, match="gpt-4"):
+        warm.resolve("pgt-4")
+    assert (warm._patterns, warm._suggester) == built
+
+
 def test_ten_thousand_patterns_are_not_tried_one_by_one() -> None:
     tried = 0
 
@@ -138,6 +149,14 @@ def test_ten_thousand_patterns_are_not_tried_one_by_one() -> None:
     assert tried <= 5
 
 
+def test_nor_are_ten_thousand_that_share_their_beginning() -> None:
+    index = PatternIndex(tuple(route(f"*-v{i}", "p/{1}") for i in range(10_000)))
+    found = index.find("model-v777")
+    assert found is not None
+    assert (found[0].name, found[1]) == ("*-v777", ("model",))
+    assert sum(len(index._candidates("", f"model-v{i}")) for i in range(100)) == 100
+
+
 def test_a_name_nobody_has_is_cheap_to_refuse() -> None:
     resolver = Resolver(graph(*(route(f"vendor-{i % 97}/model-{i}-instruct", "p/m") for i in range(10_000))))
     with pytest.raises(ModelNotFound):
@@ -149,9 +168,10 @@ def test_a_name_nobody_has_is_cheap_to_refuse() -> None:
     assert (time.process_time() - began) / 50 < 0.005  # about 0.3 ms; difflib over all names would take 100 ms
 
 
-@given(st.lists(patterns, min_size=1, max_size=12, unique=True), names)
-@settings(max_examples=300)
-def test_the_index_finds_what_trying_every_pattern_in_order_finds(texts: list[str], name: str) -> None:
+@pytest.mark.parametrize("many", [1, 2, 32])
+@given(texts=st.lists(patterns, min_size=1, max_size=12, unique=True), name=names)
+@settings(max_examples=200)
+def test_the_index_finds_what_trying_every_pattern_in_order_finds(many: int, texts: list[str], name: str) -> None:
     ordered = graph(*(route(text, "p/m") for text in texts)).patterns
     expected = None
     for one in ordered:
@@ -160,7 +180,7 @@ def test_the_index_finds_what_trying_every_pattern_in_order_finds(texts: list[st
         if captured is not None:
             expected = (one.name, captured)
             break
-    found = PatternIndex(ordered).find(name)
+    found = PatternIndex(ordered, many).find(name)
     assert (found and (found[0].name, found[1])) == expected
 
 
