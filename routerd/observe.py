@@ -94,7 +94,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "routerd_config_info": Family("gauge", "1 for the configuration that serves.", ("digest", "generation", "source")),
         "routerd_config_drift": Family("gauge", "1 when the files differ from what serves."),
-        "routerd_config_file_present": Family("gauge", "1 when every input of the configuration can be read."),
+        "routerd_config_file_present": Family("gauge", "1 when the configuration file is there."),
         "routerd_config_watch_last_look_timestamp_seconds": Family("gauge", "When the inputs were last looked at."),
         "routerd_config_watch_errors_total": Family("counter", "Looks at the inputs that failed unexpectedly."),
         "routerd_config_generation_inflight": Family("gauge", "Requests in flight by generation.", ("generation",)),

@@ -86,6 +86,7 @@ def _add_serve(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     check = _command(commands, "check", "validate a configuration as the daemon does", "routerd check routes.yaml --format json")
     check.add_argument("file", nargs="?", metavar="FILE", help="default: ROUTERD_CONFIG or routes.yaml")
+    check.add_argument("--config", metavar="FILE", help="the same, as the other commands name it")
     check.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -158,7 +159,7 @@ def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
 def _check(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     from routerd.daemon.commands import check
 
-    return check(_config(flags["file"], environ), flags["format"])
+    return check(_config(flags["file"] or flags["config"], environ), flags["format"])
 
 
 def _schema(_flags: Mapping[str, Any], _environ: Mapping[str, str]) -> int:

@@ -147,7 +147,9 @@ def _load(file: Path) -> tuple[Loaded | None, ConfigError | None]:
 def _status_of(failed: ConfigError | None) -> int:
     if failed is None:
         return FINE
-    return CANNOT_REACH if failed.stage == "read" and all(p.code == "unreadable" for p in failed.problems) else INVALID
+    from routerd.daemon.reload import is_unreadable
+
+    return CANNOT_REACH if is_unreadable(failed.problems) else INVALID
 
 
 def _ask(admin: Address, method: str, path: str) -> tuple[int, Any]:

@@ -271,8 +271,7 @@ async def _first_generation(control: Control) -> int | None:
     outcome = first.result()
     if outcome.ok:
         return None
-    unreadable = outcome.result == "read" and all(problem.code == "unreadable" for problem in outcome.problems)
-    return CANNOT_REACH if unreadable else INVALID
+    return CANNOT_REACH if outcome.unreadable else INVALID
 
 
 async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> int:
@@ -289,8 +288,12 @@ async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> 
     loop.add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     control.tasks.start(control.watcher.run(), "watch")
     control.tasks.start(notifications(lambda: control.watcher.paths, control.watcher.wake), "notifications")
-    addresses = _announce(control, listeners, admin)
+    addresses = {
+        "listen": f"http://{listeners.address}",
+        "admin": f"http://{Address(settings.admin.host, admin.getsockname()[1])}",
+    }
     with _state_file(settings.state_dir, addresses):
+        _announce(control, **addresses)
         await control.ending.asked.wait()
         log.info("draining for up to %g s", settings.drain_timeout_s)
         finished = await drain(
@@ -304,21 +307,19 @@ async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> 
     return FINE
 
 
-def _announce(control: Control, listeners: Listeners, admin: socket.socket) -> dict[str, str]:
+def _announce(control: Control, listen: str, admin: str) -> None:
     """Say what runs where, for people and for programs."""
     settings, serving = control.settings, control.reloader.serving
     assert serving is not None
-    listen = f"http://{listeners.address}"
-    admin_url = f"http://{Address(settings.admin.host, admin.getsockname()[1])}"
     names = ", ".join(serving.models[:8]) + (f" and {len(serving.models) - 8} more" if len(serving.models) > 8 else "")
     say = log.info
     say("routerd %s serves %s with %d worker(s)", __version__, listen, settings.workers)
-    say("admin: %s (GET / lists its pages)", admin_url)
+    say("admin: %s (GET / lists its pages)", admin)
     say("generation %d of %s, digest %s", serving.number, settings.config, serving.digest[:16])
     say("models: %s", names or "patterns only")
     if serving.open:
         say("no `clients` block: anybody who can reach the address may call")
-    ready = f"ready listen={listen} admin={admin_url} generation={serving.number}"
+    ready = f"ready listen={listen} admin={admin} generation={serving.number}"
     if settings.log_format == "json":
         say("%s", ready)
     else:
@@ -327,7 +328,6 @@ def _announce(control: Control, listeners: Listeners, admin: socket.socket) -> d
         model = "demo" if "demo" in serving.models else serving.models[0]
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]})
         print(f"curl {listen}/v1/chat/completions -H 'content-type: application/json' -d '{body}'", flush=True)
-    return {"listen": listen, "admin": admin_url}
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 from routerd.observe import Metrics
 
-__all__ = ["Inputs", "Loaded", "Outcome", "Reloader", "problem_as_json"]
+__all__ = ["Inputs", "Loaded", "Outcome", "Reloader", "is_unreadable", "problem_as_json"]
 
 log = logging.getLogger("routerd.reload")
 
@@ -58,6 +58,11 @@ class Outcome:
     at_unix_s: float
     duration_s: float = 0.0
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether it failed for files that are missing or may not be read, and for nothing else."""
+        return is_unreadable(self.problems)
 
     @property
     def ok(self) -> bool:
@@ -236,6 +241,12 @@ class Reloader:
         if warnings and warnings != self._warned:
             log.warning("the configuration has warnings\n%s", self._report(warnings))
         self._warned = warnings
+
+
+def is_unreadable(problems: Sequence[Problem]) -> bool:
+    """Return whether every error among `problems` is a file that cannot be read."""
+    errors = [problem for problem in problems if problem.severity == "error"]
+    return bool(errors) and all(problem.code == "unreadable-file" for problem in errors)
 
 
 def problem_as_json(problem: Problem) -> Mapping[str, Any]:

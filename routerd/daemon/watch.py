@@ -211,6 +211,7 @@ class Watcher:
         failed: Callable[[], None] = lambda: None,
     ) -> None:
         self.paths = tuple(paths)
+        self._main = self.paths[0]
         self.settle = Settle()
         self._eyes = Eyes()
         self._changed = changed
@@ -263,7 +264,7 @@ class Watcher:
         if content:
             self._hash_at_s = now_s + HASH_EVERY_S
         look = await asyncio.to_thread(self._eyes.look, self.paths, content=content)
-        self._looked(all(sign.present for sign in look.values()))
+        self._looked(look[self._main].present if self._main in look else False)
         if not self.settle.see(look, now_s):
             return
         seen_at_s = self.settle.changed_at_s

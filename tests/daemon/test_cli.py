@@ -1,0 +1,180 @@
+"""What can be typed, and that no mistake of an operator ends in a traceback."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from routerd.daemon.cli import main
+from routerd.daemon.reload import problem_as_json
+from tests.daemon.fakes import problem
+
+COMMANDS = ["serve", "check", "schema", "explain", "reload", "status"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example:\n  routerd {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["serve", "--workers", "none"], "--workers: 'none'"),
+        (["serve", "--listen", "nonsense"], "--listen: 'nonsense'"),
+        (["status", "--admin", "nonsense"], "--admin: 'nonsense'"),
+    ],
+)
+def test_a_bad_value_is_one_line_and_exit_2(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [[], ["nothing"], ["serve", "--no-such-flag"], ["explain"], ["check", "--format", "xml"]])
+def test_what_is_no_command_is_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "usage: routerd" in capsys.readouterr().err
+
+
+def test_a_configuration_that_cannot_be_read_is_exit_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--config", str(tmp_path / "none.yaml")]) == 3
+    assert main(["serve", "--config", str(tmp_path)]) == 3
+    error = capsys.readouterr().err
+    assert "none.yaml: No such file" in error
+    assert "Is a directory" in error
+
+
+def test_a_port_in_use_is_exit_3_and_names_the_flag(tmp_path: Path) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text("version: 1\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flags in (["--listen", used], ["--listen", "127.0.0.1:0", "--admin", used]):
+            argv = [sys.executable, "-m", "routerd.daemon.cli", "serve", "--config", str(file), *flags]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            assert done.returncode == 3
+            assert f"choose another address with {flags[-2]}" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["reload", "status"])
+def test_a_daemon_that_is_not_there_is_exit_3(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    assert main([command, "--admin", where]) == 3
+    error = capsys.readouterr().err
+    assert f"cannot reach {where}" in error
+    assert error.count("\n") == 1
+
+
+class Admin(http.server.BaseHTTPRequestHandler):
+    """A scripted admin listener: one list of (status, body) a path, the last one repeats."""
+
+    script: ClassVar[dict[str, list[tuple[int, Any]]]] = {}
+
+    def _answer(self) -> None:
+        answers = self.script[self.path]
+        status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def admin() -> Iterator[tuple[str, dict[str, list[tuple[int, Any]]]]]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Admin)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    Admin.script = {}
+    yield f"127.0.0.1:{server.server_port}", Admin.script
+    server.shutdown()
+    server.server_close()
+
+
+def told(**changes: Any) -> dict[str, Any]:
+    workers = [
+        {"worker": i, "pid": 10 + i, "up": True, "generation": 2, "digest": "d2", "inflight": 0, "restarts": 0} for i in (0, 1)
+    ]
+    base = {
+        "version": "1",
+        "pid": 9,
+        "uptime_s": 1.0,
+        "ready": True,
+        "generation": 2,
+        "digest": "d2",
+        "config": "routes.yaml",
+        "models": 1,
+        "drift": False,
+        "last_reload": {"result": "applied", "trigger": "file", "problems": []},
+        "workers": workers,
+    }
+    return base | changes
+
+
+APPLIED = {"result": "applied", "generation": 2, "digest": "d2"}
+
+
+def test_reload_says_what_serves(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where, script = admin
+    script["/-/reload"] = [(200, APPLIED)]
+    assert main(["reload", "--admin", where]) == 0
+    assert capsys.readouterr().out == "applied: generation 2, digest d2\n"
+
+
+def test_reload_with_wait_returns_when_every_worker_serves_it(admin: Any) -> None:
+    where, script = admin
+    late = told()
+    late["workers"][1]["digest"] = ""
+    script["/-/reload"] = [(200, APPLIED)]
+    script["/-/status"] = [(200, late), (200, told())]
+    assert main(["reload", "--wait", "--admin", where]) == 0
+    assert len(script["/-/status"]) == 1
+
+
+def test_reload_with_wait_says_when_another_one_came_after_it(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where, script = admin
+    script["/-/reload"] = [(200, APPLIED)]
+    script["/-/status"] = [(200, told(digest="d3"))]
+    assert main(["reload", "--wait", "--admin", where]) == 1
+    assert "another reload" in capsys.readouterr().err
+
+
+def test_status_is_1_when_the_files_differ_from_what_serves(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where, script = admin
+    failed = {"result": "schema", "trigger": "file", "problems": [problem_as_json(problem())]}
+    script["/-/status"] = [(200, told(drift=True, last_reload=failed))]
+    assert main(["status", "--admin", where]) == 1
+    assert "routes.yaml:3:5: error[unknown-key] models.m: wrong" in capsys.readouterr().out
+    script["/-/status"] = [(200, told())]
+    assert main(["status", "--format", "json", "--admin", where]) == 0
+    assert json.loads(capsys.readouterr().out)["generation"] == 2
+
+
+@pytest.mark.parametrize("body", [b"<html>", b""])
+def test_something_else_at_the_admin_address_is_exit_3(admin: Any, body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    where, script = admin
+    script["/-/status"] = [(200, body)]
+    assert main(["status", "--admin", where]) == 3
+    assert "not the admin listener" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""What a worker does with the messages of control, and what it must not carry in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from routerd.daemon.channel import Abort, Ask, Commit, Committed, Drain, Hello, Prepare, Prepared, Tick
+from routerd.daemon.generation import pack
+from routerd.daemon.worker import Worker
+from routerd.observe import Metrics
+from tests.daemon.fakes import Pipe, Plane, graph, until
+
+
+class Desk:
+    """A worker and control's end of its wire."""
+
+    def __init__(self) -> None:
+        self.control, inside = Pipe.pair()
+        self.inside = inside
+        self.plane = Plane()
+        self.metrics = Metrics()
+        self.worker = Worker(inside, self.plane, self.metrics, index=0, sock=socket.socket())
+        self.task = asyncio.create_task(self.worker.run())
+
+    def sent(self, kind: type) -> list[object]:
+        return [message for message in self.inside.sent if isinstance(message, kind)]
+
+    async def answer(self, kind: type) -> object:
+        before = len(self.sent(kind))
+        await until(lambda: len(self.sent(kind)) > before)
+        return self.sent(kind)[-1]
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    made = Desk()
+    await until(lambda: made.sent(Hello))
+    yield made
+    made.task.cancel()
+    await asyncio.wait([made.task])
+
+
+async def test_it_accepts_only_after_the_first_commit(desk: Desk) -> None:
+    desk.control.send_frames(pack(1, graph("a")).frames)
+    assert await desk.answer(Prepared) is not None
+    assert desk.plane.started == 0
+    desk.control.send(Commit(1))
+    committed = await desk.answer(Committed)
+    assert isinstance(committed, Committed)
+    assert (committed.number, desk.plane.started) == (1, 1)
+    desk.control.send_frames(pack(2, graph("b")).frames)
+    desk.control.send(Commit(2))
+    await desk.answer(Committed)
+    assert desk.plane.started == 1
+    assert desk.plane.serving is not None
+    assert desk.plane.serving[1] == graph("b")
+
+
+async def test_an_aborted_generation_cannot_be_committed(desk: Desk) -> None:
+    desk.control.send_frames(pack(1, graph("a")).frames)
+    desk.control.send(Abort(1))
+    desk.control.send(Commit(1))
+    desk.control.send(Ask(5))
+    await until(lambda: any(tick.ticket == 5 for tick in desk.sent(Tick)))  # type: ignore[attr-defined]
+    assert desk.plane.served == []
+    assert desk.sent(Committed) == []
+
+
+async def test_pieces_that_are_given_up_do_not_leak_into_the_next_generation(desk: Desk) -> None:
+    desk.control.send_frames(pack(1, graph("a", routes=9)).frames[:-1])
+    desk.control.send(Abort(1))
+    desk.control.send_frames(pack(2, graph("b", routes=1)).frames)
+    desk.control.send(Commit(2))
+    await desk.answer(Committed)
+    assert desk.plane.serving is not None
+    assert desk.plane.serving[1] == graph("b", routes=1)
+    assert gc.isenabled()
+
+
+async def test_a_prepare_without_its_pieces_is_answered_with_a_problem(desk: Desk) -> None:
+    desk.control.send(Prepare(3, "d"))
+    answer = await desk.answer(Prepared)
+    assert isinstance(answer, Prepared)
+    assert answer.problems[0].stage == "build"
+
+
+async def test_a_question_is_answered_with_every_change_since_the_last(desk: Desk) -> None:
+    desk.metrics.counter("routerd_attempts_total", "t", "ok").inc(2)
+    desk.control.send(Ask(7))
+    await until(lambda: any(tick.ticket == 7 for tick in desk.sent(Tick)))  # type: ignore[attr-defined]
+    ticks = desk.sent(Tick)
+    assert ticks[0].snapshot.values[("routerd_attempts_total", ("t", "ok"))] == 2  # type: ignore[attr-defined]
+    assert ticks[-1].last  # type: ignore[attr-defined]
+
+
+async def test_it_ends_when_it_is_drained_and_says_its_last_figures(desk: Desk) -> None:
+    desk.plane.finish.clear()
+    desk.control.send(Drain(3.0))
+    await until(lambda: desk.plane.drained == 3.0)
+    assert not desk.task.done()
+    desk.metrics.counter("routerd_attempts_total", "t", "ok").inc(4)
+    desk.plane.finish.set()
+    await desk.task
+    assert any(("routerd_attempts_total", ("t", "ok")) in tick.snapshot.values for tick in desk.sent(Tick))  # type: ignore[attr-defined]
+
+
+async def test_it_ends_when_control_is_gone(desk: Desk) -> None:
+    desk.control.close()
+    with pytest.raises(EOFError):
+        await desk.task
+
+
+async def test_it_ends_when_control_goes_while_it_drains(desk: Desk) -> None:
+    desk.plane.finish.clear()
+    desk.control.send(Drain(3.0))
+    await until(lambda: desk.plane.drained == 3.0)
+    desk.control.close()
+    await desk.task
+
+
+def test_a_worker_process_does_not_carry_what_only_control_needs() -> None:
+    heavy = ["yaml", "jsonschema", "jsonschema_rs", "watchfiles", "prometheus_client", "routerd.config"]
+    program = (
+        "import sys, routerd.daemon.worker, routerd.server, routerd.state\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_secret_survives_the_wire_and_its_text_form_does_not() -> None:
+    frames = pack(1, graph()).frames
+    assert any(b"sk-hidden" in frame for frame in frames)
+    assert "sk-hidden" not in repr([pickle.loads(frame[4:]) for frame in frames])
