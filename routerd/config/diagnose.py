@@ -20,7 +20,7 @@ def _one(problem: Problem, color: bool) -> str:
     tint = (_RED if problem.severity == "error" else _YELLOW) if color else ""
     bold, blue, off = (_BOLD, _BLUE, _OFF) if color else ("", "", "")
     place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
-    path = f" {_printable(problem.path)}" if problem.path else ""
+    path = f" {_printable(problem.path[:WIDTH])}" if problem.path else ""
     colon = ":" if path else ""
     kind = f"{tint}{problem.severity}[{problem.code}]{off}"
     head = f"{bold}{_printable(place)}:{off} {kind}{path}{colon} {_printable(problem.message)}\n"

@@ -60,7 +60,12 @@ def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, s
 
 def _digest(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[bytes | None, str]:
     if "key_sha256" in body:
-        return bytes.fromhex(body["key_sha256"]), ""
+        if body["key_sha256"]:
+            return bytes.fromhex(body["key_sha256"]), ""
+        if not body.get("optional", False):
+            hint = "set it, or say `optional: true`"
+            build.error((*path, "key_sha256"), "unresolved-secret", "no credential: it is empty", hint)
+        return None, "key_sha256 is empty"
     value, reason = credential(build, (*path, "key"), body["key"], optional=body.get("optional", False))
     return (hashlib.sha256(value.encode()).digest(), "") if value else (None, reason)
 

@@ -67,7 +67,7 @@ def params(build: Build, path: Path, body: Mapping[str, Any] | None) -> Params:
     for name, bounds in body.get("clamp", {}).items():
         low, high = bounds.get("min"), bounds.get("max")
         if low is not None and high is not None and low > high:
-            build.error((*path, "clamp", name), "out-of-range", f"min {low} is above max {high}", "swap them")
+            build.error((*path, "clamp", name), "out-of-range", "min is above max", "swap them")
         clamp[name] = build.share(Clamp(min=low, max=high))
     return Params(
         defaults=dict(body.get("defaults", {})), force=dict(body.get("force", {})), clamp=clamp, drop=tuple(body.get("drop", ()))

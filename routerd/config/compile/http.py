@@ -39,7 +39,8 @@ def _url_fault(text: str) -> tuple[str, str]:
         return "a base URL must not hold a user or password", "use api_key and auth"
     host = _HOST.fullmatch(authority)
     if host is None or (host.group(1) and not 0 < int(host.group(1)) < 65536):
-        return "the host or port of the base URL is not valid", "" if authority.isascii() else "write the host in its ASCII form (xn--...)"
+        hint = "" if authority.isascii() else "write the host in its ASCII form (xn--...)"
+        return "the host or port of the base URL is not valid", hint
     if query or fragment:
         return "a base URL must not have a query or fragment", "for a credential use `auth: {type: query, name: ...}`"
     if not _URL_PATH.fullmatch(path):

@@ -1,9 +1,9 @@
 """Names and patterns: every name means one thing, and every pattern can be reached.
 
 Aliases stand under a model or in `aliases:`, where one may name another. A pattern is unreachable when one of higher precedence
-(more literal characters, then file order) matches all that it matches. With `z` for each star, a letter no pattern has: A covers B
-exactly if A matches B's text. Then the literals of A are among those of B, and precedence says they are not fewer: so they are the
-same in the same order, and only patterns with equal literals have to be compared.
+(more literal characters, then file order) matches all that it matches. Put a letter that no pattern has for each star of B: A
+covers B exactly if A matches that. Then the literals of A are among those of B, and precedence says they are not fewer: so they
+are the same in the same order, and only patterns with equal literals have to be compared.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _follow(build: Build, alias: str, target: str, table: Mapping[str, str], und
         target = table[target]
     if "*" in target:
         if len(seen) == 1:
-            build.error(path, "bad-alias", f"{build.tree.shown(path)} is a pattern; an alias names one model", "declare the model")
+            message = f"{build.tree.shown(path)} is a pattern; an alias names one model"
+            build.error(path, "bad-alias", message, "declare the model")
         return None
     return target
 

@@ -39,7 +39,8 @@ def compile_providers(build: Build, defaults: Defaults) -> dict[str, Provider]:
             if endpoint.name in owners:
                 first = build.tree.place(owners[endpoint.name], at_key=True)
                 what = f"the endpoint {endpoint.name!r} is also at {first}"
-                build.error(path, "duplicate-name", what, "a provider without `endpoints` has one of its own name", at_key=not named)
+                hint = "a provider without `endpoints` has one of its own name"
+                build.error(path, "duplicate-name", what, hint, at_key=not named)
             else:
                 owners[endpoint.name] = path
     return out
@@ -89,12 +90,16 @@ def _auth(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[Auth, str]
     """Return how to authenticate, and why the provider is disabled or an empty string."""
     spec = body.get("auth", {})
     kind = spec.get("type", "bearer")
+    for key in ("name", "prefix"):
+        if kind == "none" and key in spec:
+            build.error((*path, "auth", key), "conflicting-keys", f"`type: none` has no {key}", "remove it", at_key=True)
     if "api_key" not in body:
         if spec and kind != "none":
             build.error((*path, "auth"), "missing-key", f"`auth` of type {kind} needs an api_key", at_key=True)
         return Auth(type="none", name="", prefix=""), ""
     if kind == "none":
-        build.error((*path, "api_key"), "conflicting-keys", "`auth: {type: none}` does not use it", "remove one of the two", at_key=True)
+        message = "`auth: {type: none}` does not use it"
+        build.error((*path, "api_key"), "conflicting-keys", message, "remove one of the two", at_key=True)
     value, reason = credential(build, (*path, "api_key"), body["api_key"], optional=body.get("optional", False))
     name, prefix = _auth_form(build, (*path, "auth"), spec, kind)
     return Auth(type=kind, name=name, prefix=prefix, secret=Secret(value) if value else None), reason if not value else ""
@@ -130,7 +135,8 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
             return ()
         return (Endpoint(name=provider, provider=provider, url=http.base_url(build, (*path, "base_url"), body["base_url"])),)
     if "base_url" in body:
-        build.error((*path, "base_url"), "conflicting-keys", "`endpoints` have URLs of their own", "keep one of the two", at_key=True)
+        message = "`endpoints` have URLs of their own"
+        build.error((*path, "base_url"), "conflicting-keys", message, "keep one of the two", at_key=True)
     out = []
     for i, one in enumerate(body["endpoints"]):
         here = (*path, "endpoints", i)

@@ -99,7 +99,8 @@ class _RouteOf:
     def _short_target(self, path: Path, text: str) -> Target:
         provider, slash, model = text.partition("/")
         if not slash or not provider or not model:
-            hint = f"write `{text}/<model>`" if text in self._build.known("providers") else "models are not chained; name a provider"
+            known = text in self._build.known("providers")
+            hint = f"write `{text}/<model>`" if known else "a chain names providers, not other models"
             self._build.error(path, "bad-target", f"expected provider/model, got {self._build.tree.shown(path)}", hint)
             return Target(provider=provider, model=model)
         self._check_provider(path, provider)

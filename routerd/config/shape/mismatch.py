@@ -6,6 +6,7 @@ one of the right type with the most keys in common. A credential is never quoted
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -39,8 +40,9 @@ def explain(schema: Schema, report: Report) -> None:
     writer = _Writer(report)
     for error in jsonschema.Draft7Validator(schema.document).iter_errors(root):
         writer.write(error, tuple(error.absolute_path))
-    if len(report.problems) == before:  # the two validators disagree; an error all the same
-        report.add("schema", "bad-value", (), "the file does not have the shape that the schema describes")
+    if len(report.problems) == before:  # the two validators disagree (`$` and a last line break): the stricter one is right
+        for path in schema.refused(root):
+            report.add("schema", "bad-value", path, f"the schema does not allow {report.tree.shown(path)} here")
 
 
 class _Writer:
@@ -81,7 +83,10 @@ class _Writer:
         known = error.schema.get("properties", {})
         for key in error.instance:
             if key not in known and not key.startswith("x-"):
-                self._add("unknown-key", (*path, key), f"unknown key {describe(key)}", _key_hint(key, known), at_key=True)
+                place = self._tree.place((*path, key), at_key=True)
+                message, hint = f"unknown key {describe(key)}", _key_hint(key, known)
+                self._report.refused.append((*path, key))
+                self._report.at("schema", "unknown-key", place, message, path=path, hint=hint)
 
     def _missing(self, error: Error, path: Path) -> None:
         missing = [key for key in error.schema["required"] if key not in error.instance]
@@ -137,7 +142,7 @@ class _Writer:
         self._add("out-of-range", path, f"expected {_title(error)}, got {self._got(error, path)}")
 
     def _too_few(self, error: Error, path: Path) -> None:
-        self._add("empty", path, f"expected {_title(error)}, got none", "remove the key, or give it a value")
+        self._add("empty", path, f"expected {_title(error)}, got an empty one", "give it an entry")
 
     def _too_many(self, error: Error, path: Path) -> None:
         self._add("too-many", path, f"{len(error.instance)} entries are too many: {error.schema['maxItems']} at most")
@@ -217,10 +222,10 @@ def _key_hint(key: str, known: Iterable[str]) -> str:
         if meant in known:
             return f"did you mean {meant!r}?"
     if "defaults" in known and "clamp" in known:
-        close = did_you_mean(key, known)
-        return close or f"write it as `defaults: {{{key}: ...}}`, `force:` or `clamp:`"
+        close = next(iter(difflib.get_close_matches(key, _SAMPLING, n=1)), key)
+        return did_you_mean(key, known) or f"did you mean `defaults: {{{close}: ...}}`, or the same under `force` or `clamp`?"
     if key in _SAMPLING and "params" in known:
-        return f"write it as `params: {{defaults: {{{key}: ...}}}}`"
+        return f"did you mean `params: {{defaults: {{{key}: ...}}}}`?"
     return did_you_mean(key, known) or "known are " + ", ".join(known)
 
 

@@ -47,6 +47,10 @@ class Schema:
         """Whether `value` has the right shape."""
         return bool(self._validator.is_valid(value))
 
+    def refused(self, value: Any) -> list[Path]:
+        """Return where `value` has the wrong shape."""
+        return [tuple(error.instance_path) for error in self._validator.iter_errors(value)]
+
     def types_at(self, path: Path) -> frozenset[str]:
         """Return the JSON types that may stand at `path`; empty: any."""
         nodes = [self.document]

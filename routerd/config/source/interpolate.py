@@ -6,8 +6,8 @@
     $$              a dollar sign; a `$` before anything else is itself
 
 Keys are never touched, nor is what stands under `x-*` at the top. A value that was replaced is remembered with the file's own
-text: messages show that. Types come later (`cast`): where the schema wants a number, `${N}` becomes one; where it allows anything,
-it becomes what the text would have been in the file, so quotes keep it text.
+text: messages show that. Types come later (`cast`): where the schema wants a number, `${N}` becomes one; where it allows
+anything, it becomes what the text would have been in the file, so quotes keep it text.
 """
 
 from __future__ import annotations

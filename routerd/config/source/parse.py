@@ -180,7 +180,8 @@ class _Builder:
             raise self._fatal("too-deep", event, f"nested deeper than {self._limits.depth} levels")
         parent = self._stack[-1] if self._stack else None
         if parent is not None and isinstance(parent.value, dict) and parent.key_mark is None:
-            raise self._fatal("complex-key", event, f"a key must be text, not {'a mapping' if mapping else 'a list'}", _FLOW_HINT)
+            what, hint = ("a mapping", _FLOW_HINT) if mapping else ("a list", "put it in quotes if it is text")
+            raise self._fatal("complex-key", event, f"a key must be text, not {what}", hint)
         if event.anchor is not None:
             self._anchors[event.anchor] = (_OPEN, 0, False)
         mark = event.start_mark
@@ -199,7 +200,7 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         self._count(event)
         if event.anchor not in self._anchors:
-            hint = did_you_mean(event.anchor, self._anchors) or "a text that starts with * needs quotes"
+            hint = did_you_mean(event.anchor, self._anchors) or "an anchor stands above its use; a text that starts with * needs quotes"
             raise self._fatal("unknown-anchor", event, f"no anchor &{event.anchor} stands above", hint)
         value, size, dollars = self._anchors[event.anchor]
         if value is _OPEN:
@@ -227,8 +228,8 @@ class _Builder:
             frame.key = self._text_key(value, event, plain_text)
         elif value in frame.value:
             first = frame.marks[value]
-            message = f"key {describe(value)} is given twice; the first is in line {first.key_line}, column {first.key_column}"
-            self._problem("duplicate-key", event, message, f"the first: {first.file}:{first.key_line}:{first.key_column}")
+            place = f"{first.file}:{first.key_line}:{first.key_column}"
+            self._problem("duplicate-key", event, f"the key {describe(value)} is also at {place}", "keep one of the two")
 
     def _text_key(self, value: Any, event: Any, plain_text: str | None) -> str:
         """Complain about a key that YAML reads as a number, a boolean or nothing; go on with its text."""
