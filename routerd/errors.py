@@ -89,6 +89,9 @@ class Problem:
     severity: str = "error"  # error | warning
 
 
+STAGES = ("read", "yaml", "interpolate", "schema", "semantic", "tests", "build")  # in the order in which they run
+
+
 class ConfigError(RouterdError):
     """The configuration is not usable. Carries every problem found, sorted by file, line and column.
 
@@ -103,7 +106,8 @@ class ConfigError(RouterdError):
     @property
     def stage(self) -> str:
         """The first stage that failed: the `result` label of the reload metrics."""
-        return self.problems[0].stage if self.problems else "build"
+        failed = [p.stage for p in self.problems if p.severity == "error"]
+        return min(failed, key=STAGES.index, default="build")
 
 
 class RequestError(RouterdError):
