@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
-
 @dataclass(slots=True, kw_only=True)
 class Usage:
     """Tokens of one answer as the engine reported them (`estimated`: as routerd had to guess)."""
