@@ -43,12 +43,14 @@ async def test_a_unary_answer_comes_whole_with_the_engines_usage(tiny: openai.As
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-async def test_a_stream_is_the_unary_answer_in_pieces(tiny: openai.AsyncOpenAI) -> None:
-    same = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "temperature": 0, "seed": 1}
-    whole = await tiny.chat.completions.create(**same)
-    chunks = [chunk async for chunk in await tiny.chat.completions.create(**same, stream=True)]
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == (whole.choices[0].message.content or "")
-    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["length"]
+async def test_a_stream_brings_what_the_engine_streams(tiny: openai.AsyncOpenAI, engine: Engine) -> None:
+    same = {"model": "tiny", "messages": HELLO, "max_tokens": 24, "temperature": 0, "seed": 1, "stream": True}
+    direct = openai.AsyncOpenAI(base_url=engine.url, api_key="none")
+    streamed = [[c async for c in await client.chat.completions.create(**same)] for client in (direct, tiny)]
+    texts = ["".join(c.choices[0].delta.content or "" for c in chunks if c.choices) for chunks in streamed]
+    assert texts[0] == texts[1]
+    assert [c.choices[0].finish_reason for c in streamed[1] if c.choices and c.choices[0].finish_reason] == ["length"]
+    await direct.close()
 
 
 async def test_the_usage_chunk_is_withheld_unless_the_client_asks(tiny: openai.AsyncOpenAI) -> None:
@@ -61,13 +63,16 @@ async def test_the_usage_chunk_is_withheld_unless_the_client_asks(tiny: openai.A
     assert asked[-1].usage.completion_tokens == 4
 
 
-async def test_completions_work_unary_and_streamed(tiny: openai.AsyncOpenAI) -> None:
-    whole = await tiny.completions.create(model="tiny", prompt="the router", max_tokens=4, temperature=0)
-    chunks = [
-        c
-        async for c in await tiny.completions.create(model="tiny", prompt="the router", max_tokens=4, temperature=0, stream=True)
-    ]
-    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+async def test_completions_are_the_engines_own_unary_and_streamed(tiny: openai.AsyncOpenAI, engine: Engine) -> None:
+    same = {"model": "tiny", "prompt": "the router", "max_tokens": 8, "temperature": 0, "seed": 1}
+    direct = openai.AsyncOpenAI(base_url=engine.url, api_key="none")
+    told = [(await client.completions.create(**same)).choices[0].text for client in (direct, tiny)]
+    assert told[0] == told[1]
+    streamed = [[c async for c in await client.completions.create(**same, stream=True)] for client in (direct, tiny)]
+    texts = ["".join(c.choices[0].text for c in chunks if c.choices) for chunks in streamed]
+    assert texts[0] == texts[1]
+    assert [c.choices[0].finish_reason for c in streamed[1] if c.choices][-1] == "length"
+    await direct.close()
 
 
 async def test_an_alias_answers_like_its_route(tiny: openai.AsyncOpenAI) -> None:

@@ -95,7 +95,8 @@ async def test_a_used_up_budget_raises_rate_limit_error_with_retry_after(daemon:
     await client.chat.completions.create(model="once", messages=USER)
     with pytest.raises(openai.RateLimitError) as refused:
         await client.chat.completions.create(model="once", messages=USER)
-    assert 0 < int(refused.value.response.headers["retry-after"]) <= 3600
+    # The window slides in 32 steps: what was used leaves it at most one step late.
+    assert 0 < int(refused.value.response.headers["retry-after"]) <= 3600 * 33 / 32 + 1
     assert refused.value.code == "budget_exceeded"
     assert len(upstream.requests) == 1
 

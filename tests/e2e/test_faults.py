@@ -51,6 +51,7 @@ GRID = {
     "404": Fault(error(404, "The model `x` does not exist", code="model_not_found"), 502, "upstream_model_missing"),
     "408": Fault(error(408), 408, ""),
     "409": Fault(error(409), 409, ""),
+    "425": Fault(error(425), 425, ""),
     "429": Fault(error(429, headers=[("retry-after", "3")]), 429, ""),
     "500": Fault(error(500), 500, ""),
     "502": Fault(reply(b"<html>Bad gateway</html>", status=502, headers=HTML), 502, ""),

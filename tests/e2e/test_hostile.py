@@ -30,15 +30,17 @@ limits: {{request_body: 16MiB}}
 """
     started = daemon(text)
     assert (await fetch(started, CHAT, ask())).status == 200
-    before = descriptors(started)
+    worker = (await started.status())["workers"][0]["pid"]
+
+    def held() -> int:
+        """Descriptors of the worker besides the connections that it keeps to the upstream."""
+        return len(os.listdir(f"/proc/{worker}/fd")) - upstream.connections_open
+
+    before = held()
     yield started
     assert (await fetch(started, CHAT, ask())).status == 200
-    await until(lambda: descriptors(started) <= before + 1, 5)
+    await until(lambda: held() <= before + 1, 5)
     assert not [line for line in started.process.lines if "Traceback" in line], started.process.output
-
-
-def descriptors(running: Daemon) -> int:
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in tree(running.process.pid))
 
 
 def status_of(raw: bytes) -> int:

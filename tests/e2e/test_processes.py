@@ -75,7 +75,7 @@ async def test_an_invalid_file_at_start_is_exit_2_with_every_problem(tmp_path: p
     )
     done = command("serve", "--config", str(config), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
     assert done.returncode == 2
-    assert "routes.yaml:3:29: error[unknown-key]" in done.stderr
+    assert "routes.yaml:3:30: error[unknown-key]" in done.stderr
     assert "'parms'" in done.stderr
     assert "did you mean 'params'" in done.stderr
     assert "^" in done.stderr
@@ -145,6 +145,7 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(daemon: Start, upstream:
     opened = asyncio.Event()
     opened.set()
     upstream.script(answers.stream(["before", "after"], gates=[opened, gate]))
+    upstream.always(answers.reply())  # for what comes between the signal and the closing of the listener
     running = daemon(routes(upstream))
     held = asyncio.create_task(fetch(running, CHAT, ask(stream=True)))
     await upstream.received(1)

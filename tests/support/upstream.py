@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._data = bytearray()
-        self._requests: asyncio.Queue[Received] = asyncio.Queue()
+        self._requests: asyncio.Queue[Received | None] = asyncio.Queue()  # None: the connection is gone
         self._current: Received | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -140,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._lost = True
         self._writable.set()
         self._upstream._closed(self)
+        self._requests.put_nowait(None)
         if self._current is not None:
             self._current.gone_at_s = asyncio.get_running_loop().time()
             self._current.gone.set()
@@ -157,8 +158,8 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     async def _serve(self) -> None:
-        while not self._lost:
-            self._current = request = await self._requests.get()
+        while (request := await self._requests.get()) is not None:
+            self._current = request
             try:
                 await self._upstream._answer(request)(Call(request, self))
             except ClientGone:

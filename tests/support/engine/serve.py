@@ -1,6 +1,6 @@
 """Serve tiny.gguf with the real llama.cpp HTTP server, from the prebuilt CPU wheel `xllamacpp`.
 
-    python serve.py PORT        listens on 127.0.0.1:PORT until killed; prints one line when ready
+    python serve.py        listens on a free loopback port until killed; prints `ready URL` once
 
 OpenAI-compatible: models, chat completions (streams, usage, tool grammar), completions, health, metrics. The weights
 are random, so the text is noise; the protocol, the tokenizer, the timing and the token counts are an engine's own.
@@ -8,13 +8,12 @@ are random, so the text is noise; the protocol, the tokenizer, the timing and th
 
 import pathlib
 import signal
-import sys
 
 import xllamacpp
 
 params = xllamacpp.CommonParams()
 params.model.path = str(pathlib.Path(__file__).with_name("tiny.gguf"))
-params.port = int(sys.argv[1])
+params.port = 0
 params.n_ctx = 8192
 params.n_parallel = 4
 params.endpoint_metrics = True
