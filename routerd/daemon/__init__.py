@@ -5,7 +5,9 @@
     watch, reload             a change of the inputs -> one queue -> load, check, pack, publish
     generation, crew, channel a configuration on its way to all workers; the workers as control sees them; the wire between
     worker                    one serving process: a loop around the gateway
-    drain, tasks, log         the end of a process, background tasks that cannot die unnoticed, what is written where
+    process                   a worker process as the operating system knows it
+    drain, tasks              the end of the daemon; background tasks that cannot die unnoticed
+    log, report               what is written where; problems on their way out, never with a secret
 
 More files than usual in one package: each is one concern of the process model and is tested without the others. A worker
 imports `worker`, `generation`, `channel`, `log` and `tasks` only: no YAML, no schema, no Prometheus client.

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from routerd.daemon.report import is_unreadable, problem_as_json, report
 from routerd.daemon.settings import Address
 from routerd.errors import ConfigError, Problem, RequestError
 
@@ -29,13 +30,9 @@ RELOAD_TIMEOUT_S = 60.0
 
 def check(file: Path, form: str) -> int:
     """Validate `file` exactly as the daemon does, and print every problem."""
-    from routerd.config import render
-
     loaded, failed = _load(file)
     problems: tuple[Problem, ...] = failed.problems if failed else loaded.warnings if loaded else ()
     if form == "json":
-        from routerd.daemon.reload import problem_as_json
-
         told = {
             "ok": failed is None,
             "result": failed.stage if failed else "ok",
@@ -45,7 +42,7 @@ def check(file: Path, form: str) -> int:
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         if problems:
-            print(render(problems, color=_colour(sys.stdout)).rstrip("\n"))
+            print(report(problems, sys.stdout))
         if loaded:
             models, providers = len(loaded.graph.routes), len(loaded.graph.providers)
             print(f"{file}: fine ({models} models, {providers} providers, digest {loaded.graph.digest[:16]})")
@@ -62,14 +59,13 @@ def schema() -> int:
 
 def explain(file: Path, model: str, client: str | None, down: Sequence[str]) -> int:
     """Print the whole decision for a request to `model`, without sending one."""
-    from routerd.config import render
     from routerd.plan import explain as explain_plan
     from routerd.plan import render_explanation
 
     loaded, failed = _load(file)
     if loaded is None:
         assert failed is not None
-        print(render(failed.problems, color=_colour(sys.stderr)).rstrip("\n"), file=sys.stderr)
+        print(report(failed.problems, sys.stderr), file=sys.stderr)
         return _status_of(failed)
     graph = loaded.graph
     caller = (graph.clients or {}).get(client) if client else None
@@ -91,10 +87,8 @@ def reload(admin: Address, wait: bool) -> int:
     if answer is None:
         return code
     if code == 422:
-        from routerd.config import render
-
         problems = [Problem(**problem) for problem in answer["problems"]]
-        print(render(problems, color=_colour(sys.stderr)).rstrip("\n"), file=sys.stderr)
+        print(report(problems, sys.stderr), file=sys.stderr)
         return _complain(f"{answer['result']}: generation {answer['generation']} keeps serving", INVALID)
     if code != 200:
         return _complain(f"{admin} refused: {answer.get('error', code)}", FAILED)
@@ -147,8 +141,6 @@ def _load(file: Path) -> tuple[Loaded | None, ConfigError | None]:
 def _status_of(failed: ConfigError | None) -> int:
     if failed is None:
         return FINE
-    from routerd.daemon.reload import is_unreadable
-
     return CANNOT_REACH if is_unreadable(failed.problems) else INVALID
 
 
@@ -183,10 +175,6 @@ def _await_workers(admin: Address, digest: str) -> str:
             return ""
         time.sleep(0.05)
     return f"not every worker serves it after {RELOAD_TIMEOUT_S:g} s"
-
-
-def _colour(stream: Any) -> bool:
-    return bool(stream.isatty()) and "NO_COLOR" not in os.environ
 
 
 def _complain(why: str, code: int) -> int:

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from routerd.daemon import log as logs
 from routerd.daemon.crew import Crew, StartFailed
 from routerd.daemon.drain import Ending, drain
 from routerd.daemon.process import Processes
+from routerd.daemon.report import problem_as_json, report
 from routerd.daemon.settings import Address, Listeners, Settings, bind
 from routerd.daemon.tasks import Tasks
 from routerd.errors import Problem
@@ -72,7 +74,7 @@ class Control:
             publish=crew.publish,
             inputs=self.watcher,
             metrics=metrics,
-            report=report,
+            report=partial(report, stream=sys.stderr),
         )
 
     # ── configuration ──
@@ -177,8 +179,6 @@ class Control:
 
 def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
     """Return `outcome` with plain values."""
-    from routerd.daemon.reload import problem_as_json
-
     return {
         "result": outcome.result,
         "trigger": outcome.trigger,
@@ -188,13 +188,6 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "duration_s": round(outcome.duration_s, 6),
         "problems": [problem_as_json(problem) for problem in outcome.problems],
     }
-
-
-def report(problems: Sequence[Problem]) -> str:
-    """Return `problems` as an operator reads them, in colour on a terminal."""
-    from routerd.config import render
-
-    return render(problems, color=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
 
 
 def serve(settings: Settings) -> int:
@@ -242,6 +235,7 @@ async def _serve(settings: Settings, listeners: Listeners, admin: socket.socket,
     )
     control = Control(settings, crew, metrics, public=listeners.is_public)
     control.ending.listen()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     crew.start()
     try:
         control.tasks.start(control.reloader.run(), "reload")
@@ -284,8 +278,6 @@ async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> 
     runner = web.AppRunner(admin_app(control), access_log=None, handle_signals=False)
     await runner.setup()
     await web.SockSite(runner, admin).start()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     control.tasks.start(control.watcher.run(), "watch")
     control.tasks.start(notifications(lambda: control.watcher.paths, control.watcher.wake), "notifications")
     addresses = {

@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from routerd.daemon.generation import Package, WorkerGone, build_problem, pack
+from routerd.daemon.report import is_unreadable
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 from routerd.observe import Metrics
 
-__all__ = ["Inputs", "Loaded", "Outcome", "Reloader", "is_unreadable", "problem_as_json"]
+__all__ = ["Inputs", "Loaded", "Outcome", "Reloader"]
 
 log = logging.getLogger("routerd.reload")
 
@@ -241,14 +242,3 @@ class Reloader:
         if warnings and warnings != self._warned:
             log.warning("the configuration has warnings\n%s", self._report(warnings))
         self._warned = warnings
-
-
-def is_unreadable(problems: Sequence[Problem]) -> bool:
-    """Return whether every error among `problems` is a file that cannot be read."""
-    errors = [problem for problem in problems if problem.severity == "error"]
-    return bool(errors) and all(problem.code == "unreadable-file" for problem in errors)
-
-
-def problem_as_json(problem: Problem) -> Mapping[str, Any]:
-    """Return `problem` with plain values, for the API and for `check --format json`."""
-    return {name: getattr(problem, name) for name in Problem.__slots__}

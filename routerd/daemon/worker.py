@@ -187,7 +187,6 @@ class Worker:
         while True:
             await asyncio.sleep(TICK_S)
             await self._tick(0)
-            await self._free()
 
     async def _tick(self, ticket: int) -> None:
         self._gateway.publish_gauges()
@@ -198,7 +197,7 @@ class Worker:
         self._lag_s = 0.0
 
     async def _beat(self) -> None:
-        """Measure how late a timer fires, and hand over access records."""
+        """Measure how late a timer fires, hand over access records, free what is no longer used."""
         loop = asyncio.get_running_loop()
         while True:
             due_s = loop.time() + FLUSH_S
@@ -208,6 +207,8 @@ class Worker:
             self._lag_s = max(self._lag_s, late_s)
             while self._flush():
                 await asyncio.sleep(0)
+            if len(self._live) > 1:
+                await self._free()
 
     async def _drain(self, timeout_s: float) -> None:
         drained = self._tasks.start(self._gateway.drain(timeout_s), "drain")

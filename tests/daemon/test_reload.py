@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from routerd.daemon.generation import Package, WorkerGone, build_problem
-from routerd.daemon.reload import Reloader, problem_as_json
+from routerd.daemon.reload import Reloader
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 from routerd.observe import Metrics
@@ -205,8 +205,3 @@ async def test_warnings_are_written_once_for_each_new_set(desk: Desk, caplog: py
     await desk.reloader.request("start")
     await desk.reloader.request("signal")
     assert caplog.text.count("unused-alias") == 1
-
-
-def test_a_problem_as_json_has_every_field() -> None:
-    assert problem_as_json(problem())["line"] == 3
-    assert Problem(**problem_as_json(problem())) == problem()

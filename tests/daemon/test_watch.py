@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from routerd.daemon.watch import MISSING, Eyes, Settle, Sign, Watcher, directories, look_at
+from routerd.daemon.watch import MISSING, Eyes, Settle, Sign, Watcher, directories, look_at, notifications
 
 F = Path("/etc/routerd/routes.yaml")
 
@@ -331,3 +334,48 @@ def test_directories_are_those_of_the_links_and_of_the_file(tmp_path: Path) -> N
     (tmp_path / "b" / "f").write_text("x")
     os.symlink("../b/f", tmp_path / "a" / "f")
     assert directories([tmp_path / "a" / "f"]) == {tmp_path / "a", tmp_path / "b"}
+
+
+async def test_notifications_wake_the_watcher_and_follow_moved_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+        (place / "f").write_text("x")
+    paths = [places[0] / "f"]
+    watched: list[set[Path]] = []
+    wakes: list[int] = []
+
+    async def awatch(*directories: Path, **_: object) -> AsyncIterator[set[str]]:
+        watched.append(set(directories))
+        if len(watched) > 2:
+            raise asyncio.CancelledError
+        for _ in range(3):
+            yield {"a change"}
+            paths[0] = places[1] / "f"
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    with pytest.raises(asyncio.CancelledError):
+        await notifications(lambda: paths, lambda: wakes.append(1))
+    assert watched == [{places[0]}, {places[1]}]
+    assert len(wakes) == 4
+
+
+async def test_without_kernel_notifications_it_says_so_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    def awatch(*directories: Path, **_: object) -> AsyncIterator[set[str]]:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            raise asyncio.CancelledError
+        raise OSError(errno.ENOSPC, "no space left for watches")
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    caplog.set_level(logging.INFO, "routerd")
+    with pytest.raises(asyncio.CancelledError):
+        await notifications(lambda: [tmp_path / "f"], lambda: None, retry_s=0.0)
+    assert "polling each 50 ms does the work" in caplog.text
