@@ -349,11 +349,10 @@ async def test_notifications_wake_the_watcher_and_follow_moved_directories(
 
     async def awatch(*directories: Path, **_: object) -> AsyncIterator[set[str]]:
         watched.append(set(directories))
-        if len(watched) > 2:
-            raise asyncio.CancelledError
-        for _ in range(3):
-            yield {"a change"}
-            paths[0] = places[1] / "f"
+        yield {"a change"}
+        paths[0] = places[1] / "f"
+        yield {"another"}
+        raise asyncio.CancelledError
 
     monkeypatch.setattr("watchfiles.awatch", awatch)
     with pytest.raises(asyncio.CancelledError):
