@@ -34,6 +34,8 @@ from routerd.errors import Problem
 from routerd.observe import Metrics, merge, render_metrics
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from routerd.daemon.reload import Outcome
     from routerd.graph import Graph
 
@@ -43,6 +45,7 @@ log = logging.getLogger("routerd.control")
 
 FINE, FAILED, INVALID, CANNOT_REACH = 0, 1, 2, 3
 SCRAPE_TIMEOUT_S = 0.5
+NO_WORKER_PAUSE_S = 1.0  # before an edit is tried again that no worker was there to take
 STORM_SPACING_S = 0.25  # between two reloads for file changes; the first one is not delayed
 
 
@@ -105,8 +108,8 @@ class Control:
         spacing_s = self._last_file_reload_s + STORM_SPACING_S - time.monotonic()
         if spacing_s > 0:
             await asyncio.sleep(spacing_s)
-        await self.reloader.request("file", seen_at_s)
-        self._last_file_reload_s = time.monotonic()
+        outcome = await self.reloader.request("file", seen_at_s)
+        self._last_file_reload_s = time.monotonic() + (NO_WORKER_PAUSE_S if outcome.untried else 0.0)
 
     def _looked(self, present: bool) -> None:
         gauge = self.metrics_of_control.gauge
@@ -237,16 +240,30 @@ async def _serve(settings: Settings, listeners: Listeners, admin: socket.socket,
     control.ending.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     crew.start()
+    admin_up = control.tasks.start(_serve_admin(control, admin), "admin")
     try:
         control.tasks.start(control.reloader.run(), "reload")
-        control.tasks.start(asyncio.to_thread(importlib.import_module, "routerd.server.admin"), "imports")
         status = await _first_generation(control)
         if status is not None:
             return status
-        return await _run(control, listeners, admin)
+        runner = await admin_up
+        status = await _run(control, listeners, admin)
+        await runner.cleanup()
+        return status
     finally:
         await crew.kill()
         await control.tasks.cancel()
+
+
+async def _serve_admin(control: Control, sock: socket.socket) -> web.AppRunner:
+    """Answer the admin listener. What it needs is imported in a thread, while the configuration loads and the workers start."""
+    module = await asyncio.to_thread(importlib.import_module, "routerd.server.admin")
+    from aiohttp import web
+
+    runner = web.AppRunner(module.admin_app(control), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.SockSite(runner, sock).start()
+    return runner
 
 
 async def _first_generation(control: Control) -> int | None:
@@ -269,15 +286,10 @@ async def _first_generation(control: Control) -> int | None:
 
 
 async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> int:
-    from aiohttp import web
-
+    """Watch the inputs until a signal comes, then drain."""
     from routerd.daemon.watch import notifications
-    from routerd.server.admin import admin_app
 
     settings = control.settings
-    runner = web.AppRunner(admin_app(control), access_log=None, handle_signals=False)
-    await runner.setup()
-    await web.SockSite(runner, admin).start()
     control.tasks.start(control.watcher.run(), "watch")
     control.tasks.start(notifications(lambda: control.watcher.paths, control.watcher.wake), "notifications")
     addresses = {
@@ -295,7 +307,6 @@ async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> 
             drain_workers=control.crew.drain,
         )
         log.info("ended" if finished else "ended before everything was finished")
-        await runner.cleanup()
     return FINE
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from routerd.daemon.channel import Abort, Ask, Commit, Committed, Drain, Hello, Prepared, Stream, Tick
-from routerd.daemon.generation import Package, WorkerGone, build_problem, publish
+from routerd.daemon.generation import BUILD_TIMEOUT, NO_WORKER, Package, WorkerGone, build_problem, publish
 from routerd.daemon.tasks import Tasks
 from routerd.errors import ConfigError
 from routerd.observe import Metrics, Snapshot
@@ -27,6 +27,7 @@ __all__ = ["Crew", "Link", "Slot", "StartFailed"]
 log = logging.getLogger("routerd.crew")
 
 PUBLISH_TIMEOUT_S = 15.0
+STUCK_AFTER_S = 10.0
 SILENT_FOR_S = 20.0  # a worker ticks each second
 OLD_ENOUGH_S = 10.0  # a worker that lived this long did not die young
 LONGEST_PAUSE_S = 5.0
@@ -97,6 +98,7 @@ class Slot:
 
     def condemn(self, reason: str) -> None:
         """End the process; the crew starts another."""
+        self.usable.clear()
         if self.link:
             log.error("worker %d (pid %d) is ended: %s", self.index, self.link.pid, reason)
             self.link.kill()
@@ -194,21 +196,24 @@ class Crew:
     async def publish(self, package: Package) -> tuple[float, float]:
         """Bring `package` to all workers or to none.
 
-        A worker that dies while it builds is replaced and all are asked again, once: an accident must not lose an edit, and an
-        edit that kills workers must not be tried for ever.
+        A worker that dies or stands still while it builds is replaced and all are asked again, once: an accident must not lose
+        an edit, and an edit that kills workers must not be tried for ever.
         """
         for last_try in (False, True):
             await self._await_usable()
             async with self._publishing:
                 ports = [slot for slot in self.slots if slot.usable.is_set()]
                 if not ports:
-                    raise ConfigError((build_problem("no worker is up", code="no-worker"),))
+                    raise ConfigError((build_problem("no worker is up", code=NO_WORKER),))
                 try:
                     return await publish(ports, package, timeout_s=PUBLISH_TIMEOUT_S, adopt=partial(self._adopt, package, ports))
                 except WorkerGone as exc:
                     if last_try:
                         raise
                     log.warning("%s while generation %d was built; trying again", exc, package.number)
+                except ConfigError as exc:
+                    if last_try or exc.problems[0].code != BUILD_TIMEOUT or not self._end_the_stuck():
+                        raise
         raise AssertionError("unreachable")
 
     async def collect(self, timeout_s: float) -> list[Snapshot]:
@@ -249,6 +254,13 @@ class Crew:
 
     def _living(self) -> list[asyncio.Task[None]]:
         return [life for slot, life in zip(self.slots, self._lives, strict=True) if slot.link]
+
+    def _end_the_stuck(self) -> bool:
+        """End every worker that said nothing for so long that it cannot be serving either; return whether there was one."""
+        stuck = [slot for slot in self.slots if slot.link and self._clock() - slot.heard_at_s > STUCK_AFTER_S]
+        for slot in stuck:
+            slot.condemn(f"silent for more than {STUCK_AFTER_S:g} s while a generation was built")
+        return bool(stuck)
 
     def _adopt(self, package: Package, ports: Sequence[Slot]) -> None:
         self.current = package

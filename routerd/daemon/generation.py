@@ -19,8 +19,10 @@ from routerd.daemon.channel import Committed, Piece, Prepare, Prepared, encode
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 
-__all__ = ["Assembly", "Package", "Port", "WorkerGone", "build_problem", "pack", "publish"]
+__all__ = ["BUILD_TIMEOUT", "NO_WORKER", "Assembly", "Package", "Port", "WorkerGone", "build_problem", "pack", "publish"]
 
+NO_WORKER = "no-worker"  # problem codes that tell of the workers, not of the configuration
+BUILD_TIMEOUT = "build-timeout"
 ITEMS_A_PIECE = 50  # 50 routes unpickle in about 1 ms
 COMMIT_TIMEOUT_S = 5.0  # a commit is one assignment: a worker that needs longer is stuck
 
@@ -142,7 +144,7 @@ async def _prepare(ports: Sequence[Port], package: Package, timeout_s: float) ->
     answers = [result for result in results if isinstance(result, Prepared)]
     problems = {problem for answer in answers for problem in answer.problems}
     if silent:
-        problems.add(build_problem(f"worker {', '.join(silent)} did not build it within {timeout_s:g} s", code="build-timeout"))
+        problems.add(build_problem(f"worker {', '.join(silent)} did not build it within {timeout_s:g} s", code=BUILD_TIMEOUT))
     if problems:
         raise ConfigError(tuple(problems))
     for result in results:

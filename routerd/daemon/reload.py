@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from routerd.daemon.generation import Package, WorkerGone, build_problem, pack
+from routerd.daemon.generation import NO_WORKER, Package, WorkerGone, build_problem, pack
 from routerd.daemon.report import is_unreadable
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
@@ -59,6 +59,11 @@ class Outcome:
     at_unix_s: float
     duration_s: float = 0.0
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def untried(self) -> bool:
+        """Whether nothing is wrong with the files, but no worker was up to take them."""
+        return any(problem.code == NO_WORKER for problem in self.problems)
 
     @property
     def unreadable(self) -> bool:
@@ -160,6 +165,8 @@ class Reloader:
             problems=problems,
         )
         self._tell(outcome)
+        if outcome.untried:
+            self._inputs.taken({}, ())  # they count as unseen: the watcher comes back with them
         if result == "applied" and waiting.seen_at_s is not None:
             self._metrics.histogram("routerd_config_detect_to_serve_seconds").observe(self._clock() - waiting.seen_at_s)
         return outcome

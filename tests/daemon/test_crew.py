@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from routerd.daemon.channel import Prepare
 from routerd.daemon.crew import Crew, StartFailed
 from routerd.daemon.generation import WorkerGone, pack
 from routerd.errors import ConfigError
@@ -134,6 +135,32 @@ async def test_a_worker_that_dies_while_building_costs_no_edit(yard: Yard) -> No
     await yard.crew.publish(pack(2, graph("b")))
     assert yard.served() == [(0, 2), (1, 2)]
     assert yard.processes[1].plane.served == [1, 2]
+
+
+async def test_a_worker_that_stands_still_while_building_is_replaced_and_the_edit_tried_again(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    monkeypatch.setattr("routerd.daemon.crew.PUBLISH_TIMEOUT_S", 0.05)
+    yard.processes[0].stream.peer = None  # what control sends is lost
+    publishing = asyncio.ensure_future(yard.crew.publish(pack(2, graph("b"))))
+    await until(lambda: yard.processes[1].stream.sent[-1] == Prepare(2, "b"))
+    yard.now_s += 11.0
+    yard.crew.slots[1].heard_at_s = yard.now_s
+    await publishing
+    assert yard.processes[0].killed
+    assert not yard.processes[1].killed
+    assert yard.served() == [(0, 2), (1, 2)]
+
+
+async def test_a_slow_build_that_is_not_stuck_ends_no_worker(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    monkeypatch.setattr("routerd.daemon.crew.PUBLISH_TIMEOUT_S", 0.05)
+    yard.processes[0].stream.peer = None
+    with pytest.raises(ConfigError) as caught:
+        await yard.crew.publish(pack(2, graph("b")))
+    assert caught.value.problems[0].code == "build-timeout"
+    assert not any(process.killed for process in yard.processes)
 
 
 async def test_an_edit_that_kills_workers_is_given_up_and_the_old_one_serves(yard: Yard) -> None:

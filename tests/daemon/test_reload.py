@@ -205,3 +205,10 @@ async def test_warnings_are_written_once_for_each_new_set(desk: Desk, caplog: py
     await desk.reloader.request("start")
     await desk.reloader.request("signal")
     assert caplog.text.count("unused-alias") == 1
+
+
+async def test_an_edit_that_no_worker_was_there_to_take_counts_as_unseen(desk: Desk) -> None:
+    desk.publishing = ConfigError([build_problem("no worker is up", code="no-worker")])
+    outcome = await desk.reloader.request("file")
+    assert (outcome.result, outcome.untried) == ("build", True)
+    assert desk.taken[-1] == ({}, ())
