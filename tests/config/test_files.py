@@ -70,7 +70,12 @@ def test_every_code_of_the_product_has_a_bad_file_or_a_test_here() -> None:
     import re
 
     sources = "".join(p.read_text() for p in (DATA.parents[2] / "routerd" / "config").rglob("*.py"))
-    used = set(re.findall(r'"((?:bad|unknown|missing|unreachable|duplicate|conflicting|too|alias|no|zero|unresolved|un[a-z]+)-[a-z-]+)"', sources))
+    used = set(
+        re.findall(
+            r'"((?:bad|unknown|missing|unreachable|duplicate|conflicting|too|alias|no|zero|unresolved|un[a-z]+)-[a-z-]+)"',
+            sources,
+        )
+    )
     shown = set(re.findall(r"error\[([a-z-]+)\]", "".join(p.read_text().split("\n", 1)[0] for p in BAD)))
     elsewhere = {"bad-encoding", "too-deep", "too-many-nodes", "alias-bomb", "too-many-files", "too-many", "unreadable-file"}
     assert used - shown - elsewhere - {"unused-pattern"} == set()

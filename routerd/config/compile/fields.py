@@ -68,7 +68,7 @@ def params(build: Build, path: Path, body: Mapping[str, Any] | None) -> Params:
         low, high = bounds.get("min"), bounds.get("max")
         if low is not None and high is not None and low > high:
             build.error((*path, "clamp", name), "out-of-range", "min is above max", "swap them")
-        clamp[name] = build.share(Clamp(min=low, max=high))
+        clamp[name] = Clamp(min=low, max=high)  # not shared: 1 and 1.0 are equal, but not the same JSON
     return Params(
         defaults=dict(body.get("defaults", {})), force=dict(body.get("force", {})), clamp=clamp, drop=tuple(body.get("drop", ()))
     )

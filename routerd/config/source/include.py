@@ -63,10 +63,10 @@ class _Assembly:
         self._limits.bytes_left -= len(data)
         before = len(self._report.problems)
         value = parse(name, data, self._report, self._limits)
-        if len(self._report.problems) > before and self._report.failed("yaml") and value is None:
+        if value is None and len(self._report.problems) > before:
             return None
         if value is None and place is not None:
-            return {}  # an included file with nothing but comments
+            return None  # an included file with nothing but comments
         if not isinstance(value, dict):
             what = "the file is empty" if value is None else f"the file must be a mapping, got {describe(value)}"
             code = "empty-file" if value is None else "not-a-mapping"

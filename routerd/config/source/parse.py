@@ -45,7 +45,10 @@ _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe
 
 
 def parse(name: str, data: bytes, report: Report, limits: Limits) -> Any:
-    """Return the value of the document in `data`, with its positions in the report's tree; None after a fatal problem."""
+    """Return the value of the document in `data`, with its positions in the report's tree.
+
+    None for a file that is empty, and after a fatal problem.
+    """
     tree = report.tree
     try:
         text = _decode(name, data, tree)
@@ -133,8 +136,6 @@ class _Builder:
             raise self._syntax(exc) from exc
         except yaml.YAMLError as exc:
             raise _Fatal("bad-yaml", Origin(self._name, 1, 1), f"not valid YAML: {exc}".splitlines()[0]) from exc
-        if documents == 0:
-            raise _Fatal("empty-file", Origin(self._name, 1, 1), "the file is empty")
         return self._root
 
     def _event(self, event: Any) -> None:
@@ -200,7 +201,10 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         self._count(event)
         if event.anchor not in self._anchors:
-            hint = did_you_mean(event.anchor, self._anchors) or "an anchor stands above its use; a text that starts with * needs quotes"
+            hint = (
+                did_you_mean(event.anchor, self._anchors)
+                or "an anchor stands above its use; a text that starts with * needs quotes"
+            )
             raise self._fatal("unknown-anchor", event, f"no anchor &{event.anchor} stands above", hint)
         value, size, dollars = self._anchors[event.anchor]
         if value is _OPEN:

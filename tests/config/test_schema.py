@@ -1,0 +1,241 @@
+"""The published schema: complete, true to its own examples, and no key of it is accepted and then ignored."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+
+from routerd.config import Loaded, schema_json
+from routerd.config.shape import Schema
+from routerd.errors import ConfigError
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+SCHEMA = json.loads(schema_json())
+LoadText = Callable[..., Loaded]
+
+
+def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every object schema with fixed keys, under the name of its definition."""
+    yield "top", SCHEMA
+    for name, node in SCHEMA["definitions"].items():
+        if "properties" in node:
+            yield name, node
+        for branch in node.get("oneOf", ()):
+            if "properties" in branch:
+                yield name, branch
+
+
+PROPERTIES = [(f"{name}.{key}", node, key) for name, node in objects() for key in node["properties"]]
+IDS = [name for name, _, _ in PROPERTIES]
+
+
+# Their default is what an absent key means; written out it would be an empty list, which says nothing and is refused.
+EMPTY_DEFAULTS = ("provider.endpoints", "budget.models")
+
+
+def checker(node: dict[str, Any]) -> jsonschema.Draft7Validator:
+    return jsonschema.Draft7Validator({**node, "definitions": SCHEMA["definitions"]})
+
+
+def test_it_is_draft_07_and_the_file_in_the_repository() -> None:
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "http://json-schema.org/draft-07/schema#"
+    assert schema_json() == (REPO / "schema" / "routes.schema.json").read_text()
+
+
+def test_the_reference_is_made_from_it() -> None:
+    place = importlib.util.spec_from_file_location("make_reference", REPO / "schema" / "make_reference.py")
+    assert place is not None
+    assert place.loader is not None
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    text = (REPO / "schema" / "README.md").read_text()
+    assert module.reference(SCHEMA) == text, "run: python schema/make_reference.py"
+    for name in IDS:
+        assert f"`{name.partition('.')[2]}`" in text
+
+
+def test_every_object_refuses_unknown_keys_and_takes_x_keys() -> None:
+    for name, node in objects():
+        assert node["additionalProperties"] is False, name
+        assert list(node["patternProperties"]) == ["^x-"], name
+
+
+@pytest.mark.parametrize(("name", "node", "key"), PROPERTIES, ids=IDS)
+def test_every_property_says_what_it_is(name: str, node: dict[str, Any], key: str) -> None:
+    prop = node["properties"][key]
+    assert prop["description"].endswith(".")
+    assert prop["examples"]
+    for example in prop["examples"]:
+        checker(prop).validate(example)
+    if key in node.get("required", ()) and name != "top.version":
+        assert "default" not in prop  # there is none: the object cannot be without it
+    elif prop["default"] is not None and name not in EMPTY_DEFAULTS:  # null: not set
+        checker(prop).validate(prop["default"])
+
+
+def test_types_are_found_by_path() -> None:
+    schema = Schema.published()
+    assert schema.types_at(("models", "m", "chain", 0, "weight")) == {"integer"}
+    assert schema.types_at(("models", "m", "chain", 0)) == {"string", "object"}
+    assert schema.types_at(("models", "m", "params", "defaults", "seed")) == frozenset()
+    assert schema.types_at(("version",)) == {"integer"}
+    assert schema.types_at(("nowhere", "at", 5, "all")) == frozenset()
+
+
+# ── every key does something ──
+
+BASE: dict[str, Any] = {
+    "version": 1,
+    "providers": {
+        "demo": {"dialect": "simulator"},
+        "a": {"base_url": "http://a/v1", "api_key": "k"},
+        "gpu": {"endpoints": [{"name": "g1", "url": "http://g1/v1"}, {"name": "g2", "url": "http://g2/v1"}]},
+    },
+    "models": {"m": {"chain": [{"provider": "gpu", "model": "x"}, {"any_of": [{"provider": "a", "model": "x"}, "demo/x"]}]}},
+    "budgets": {"b": {"requests": 5, "per": "1m"}},
+    "clients": {"c": {"key": "abc"}},
+}
+A, GPU, M = ("providers", "a"), ("providers", "gpu"), ("models", "m")
+TARGET, GROUP = (*M, "chain", 0), (*M, "chain", 1)
+DROP = object()
+# Property -> what to set where in BASE (a mapping of paths to values).
+CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
+    "top.include": {("include",): ["more.yaml"]},
+    "top.providers": {("providers", "new"): {"base_url": "http://n/v1"}},
+    "top.models": {("models", "new"): {"chain": ["a/x"]}},
+    "top.aliases": {("aliases",): {"n": "m"}},
+    "top.budgets": {("budgets", "new"): {"concurrency": 1}},
+    "top.clients": {("clients",): DROP},
+    "top.defaults": {("defaults",): {"retry": {"attempts": 4}}},
+    "top.cors": {("cors",): {"origins": ["*"]}},
+    "top.reload": {("reload",): {"settle": "1s"}},
+    "top.limits": {("limits",): {"request_body": "1MiB"}},
+    "top.response_headers": {("response_headers",): False},
+    "top.allow_empty": {("allow_empty",): True},
+    "secret.env": {(*A, "api_key"): {"env": "KEY"}},
+    "secret.file": {(*A, "api_key"): {"file": "key"}},
+    **{f"timeouts.{key}": {("defaults",): {"timeouts": {key: "7s"}}} for key in SCHEMA["definitions"]["timeouts"]["properties"]},
+    "params.defaults": {(*M, "params"): {"defaults": {"seed": 1}}},
+    "params.force": {(*M, "params"): {"force": {"seed": 1}}},
+    "params.clamp": {(*M, "params"): {"clamp": {"seed": {"min": 1}}}},
+    "params.drop": {(*M, "params"): {"drop": ["seed"]}},
+    "clamp.min": {(*M, "params"): {"clamp": {"seed": {"min": 1}}}},
+    "clamp.max": {(*M, "params"): {"clamp": {"seed": {"max": 1}}}},
+    "backoff.first": {(*M, "retry"): {"backoff": {"first": "7s"}}},
+    "backoff.factor": {(*M, "retry"): {"backoff": {"factor": 7}}},
+    "backoff.max": {(*M, "retry"): {"backoff": {"max": "7s"}}},
+    "backoff.jitter": {(*M, "retry"): {"backoff": {"jitter": 0.7}}},
+    "retry.attempts": {(*M, "retry"): {"attempts": 7}},
+    "retry.backoff": {(*M, "retry"): {"backoff": {"first": "7s"}}},
+    "failover.on": {(*M, "failover"): {"on": ["cold"]}},
+    "failover.max_attempts": {(*M, "failover"): {"max_attempts": 7}},
+    "failover.deadline": {(*M, "failover"): {"deadline": "7s"}},
+    "endpoint.name": {(*GPU, "endpoints", 0, "name"): "other"},
+    "endpoint.url": {(*GPU, "endpoints", 0, "url"): "http://other/v1"},
+    "endpoint.weight": {(*GPU, "endpoints", 0, "weight"): 7},
+    "endpoint.max_concurrent": {(*GPU, "endpoints", 0, "max_concurrent"): 7},
+    "endpoint.labels": {(*GPU, "endpoints", 0, "labels"): {"a": "b"}},
+    "auth.type": {(*A, "auth"): {"type": "header"}},
+    "auth.name": {(*A, "auth"): {"name": "x-key"}},
+    "auth.prefix": {(*A, "auth"): {"prefix": "Token "}},
+    "simulator.first_token": {("providers", "demo", "simulator"): {"first_token": "7s"}},
+    "simulator.tokens_per_s": {("providers", "demo", "simulator"): {"tokens_per_s": 7}},
+    "simulator.fail_ratio": {("providers", "demo", "simulator"): {"fail_ratio": 0.7}},
+    "simulator.reply": {("providers", "demo", "simulator"): {"reply": "seven"}},
+    "provider.dialect": {("providers", "new"): {"dialect": "simulator"}},
+    "provider.base_url": {(*A, "base_url"): "http://other/v1"},
+    "provider.api_key": {(*A, "api_key"): "other"},
+    "provider.auth": {(*A, "auth"): {"type": "query", "name": "key"}},
+    "provider.optional": {(*A, "api_key"): "", (*A, "optional"): True},
+    "provider.headers": {(*A, "headers"): {"x-a": "b"}},
+    "provider.body": {(*A, "body"): {"a": 1}},
+    "provider.budgets": {(*A, "budgets"): ["b"]},
+    "provider.direct": {(*A, "direct"): True},
+    "provider.endpoints": {(*GPU, "endpoints"): [{"name": "g1", "url": "http://g1/v1"}]},
+    "provider.balance": {(*GPU, "balance"): "least_busy"},
+    "provider.simulator": {("providers", "demo", "simulator"): {"reply": "seven"}},
+    "provider.timeouts": {(*A, "timeouts"): {"connect": "7s"}},
+    "target.provider": {(*TARGET, "provider"): "demo"},
+    "target.endpoint": {(*TARGET, "endpoint"): "g2"},
+    "target.model": {(*TARGET, "model"): "other"},
+    "target.weight": {(*TARGET, "weight"): 7},
+    "target.params": {(*TARGET, "params"): {"drop": ["seed"]}},
+    "target.timeouts": {(*TARGET, "timeouts"): {"connect": "7s"}},
+    "group.any_of": {(*GROUP, "any_of"): ["a/x"]},
+    "group.balance": {(*GROUP, "balance"): "round_robin"},
+    "system_prompt.text": {(*M, "system_prompt"): {"text": "hello"}},
+    "system_prompt.file": {(*M, "system_prompt"): {"file": "prompt.md"}},
+    "system_prompt.mode": {(*M, "system_prompt"): {"text": "hello", "mode": "append"}},
+    "model.description": {(*M, "description"): "text"},
+    "model.aliases": {(*M, "aliases"): ["n"]},
+    "model.enabled": {(*M, "enabled"): False},
+    "model.system_prompt": {(*M, "system_prompt"): {"text": "hello"}},
+    "model.params": {(*M, "params"): {"drop": ["seed"]}},
+    "model.chain": {(*M, "chain"): ["a/x"]},
+    "model.failover": {(*M, "failover"): {"max_attempts": 7}},
+    "model.timeouts": {(*M, "timeouts"): {"connect": "7s"}},
+    "model.retry": {(*M, "retry"): {"attempts": 7}},
+    "model.budgets": {(*M, "budgets"): ["b"]},
+    "budget.requests": {("budgets", "b", "requests"): 7},
+    "budget.tokens": {("budgets", "b"): {"tokens": 5, "per": "1m"}},
+    "budget.concurrency": {("budgets", "b"): {"concurrency": 5}},
+    "budget.per": {("budgets", "b", "per"): "7m"},
+    "budget.scope": {("budgets", "b", "scope"): "client"},
+    "budget.models": {("budgets", "b", "models"): ["m"]},
+    "client.key": {("clients", "c", "key"): "other"},
+    "client.key_sha256": {("clients", "c"): {"key_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}},
+    "client.optional": {("clients", "c"): {"key": "", "optional": True}},
+    "client.models": {("clients", "c", "models"): ["m"]},
+    "client.budgets": {("clients", "c", "budgets"): ["b"]},
+    "defaults.timeouts": {("defaults",): {"timeouts": {"connect": "7s"}}},
+    "defaults.retry": {("defaults",): {"retry": {"attempts": 7}}},
+    "defaults.failover": {("defaults",): {"failover": {"deadline": "7s"}}},
+    "cors.origins": {("cors",): {"origins": ["https://a.example"]}},
+    "reload.settle": {("reload",): {"settle": "7s"}},
+    "limits.request_body": {("limits",): {"request_body": "7B"}},
+    "limits.response_body": {("limits",): {"response_body": "7B"}},
+}
+
+
+def changed(changes: dict[tuple[Any, ...], Any]) -> dict[str, Any]:
+    doc = copy.deepcopy(BASE)
+    for path, value in changes.items():
+        at: Any = doc
+        for key in path[:-1]:
+            at = at[key]
+        if value is DROP:
+            del at[path[-1]]
+        else:
+            at[path[-1]] = value
+    return doc
+
+
+@pytest.fixture
+def graph_of(load_text: LoadText, tmp_path: pathlib.Path) -> Callable[[dict[str, Any]], object]:
+    (tmp_path / "more.yaml").write_text("models: {more: {chain: [a/x]}}")
+    (tmp_path / "key").write_text("from the file")
+    (tmp_path / "prompt.md").write_text("a prompt")
+    return lambda doc: replace(load_text(json.dumps(doc), KEY="from the environment").graph, digest="")
+
+
+def test_the_table_below_has_every_property() -> None:
+    assert set(CHANGES) == set(IDS) - {"top.version"}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_key_that_is_accepted_changes_the_graph(graph_of: Callable[[dict[str, Any]], object], name: str) -> None:
+    assert graph_of(changed(CHANGES[name])) != graph_of(BASE)
+
+
+def test_the_version_must_be_there(graph_of: Callable[[dict[str, Any]], object]) -> None:
+    with pytest.raises(ConfigError):
+        graph_of(changed({("version",): DROP}))
