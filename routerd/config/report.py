@@ -7,7 +7,7 @@ line of defence, whatever came from the environment is taken out of messages and
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from routerd.config.tree import Origin, Path, Tree, path_text
 from routerd.errors import Problem
@@ -16,6 +16,8 @@ from routerd.errors import Problem
 SCRUB_MIN_CHARS = 4
 # So many problems are enough to show: a broken file of 10 MB must not make a report of 100 MB.
 MAX_PROBLEMS = 1000
+# Comparing two names costs about 10 us; half a second of it is enough to help.
+MAX_LOOKS = 50_000
 
 
 class Report:
@@ -26,6 +28,7 @@ class Report:
         self.problems: list[Problem] = []
         self.refused: list[Path] = []  # where the schema said no
         self._hidden: dict[str, str] = {}  # value from outside -> what to show instead
+        self._looks_left = MAX_LOOKS
 
     def hide(self, value: str, instead: str) -> None:
         """Never show `value` in a message."""
@@ -58,6 +61,11 @@ class Report:
     def failed(self, *stages: str) -> bool:
         """Whether an error was found, in one of `stages` if any is named."""
         return any(p.severity == "error" and (not stages or p.stage in stages) for p in self.problems)
+
+    def suggest(self, word: str, known: Collection[str]) -> str:
+        """Like did_you_mean, for names that the file makes up: gives up when thousands of them were compared."""
+        self._looks_left -= len(known)
+        return did_you_mean(word, known) if self._looks_left >= 0 else ""
 
     def _safe(self, text: str) -> str:
         for value, instead in self._hidden.items():

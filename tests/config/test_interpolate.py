@@ -120,7 +120,8 @@ def test_a_value_from_outside_is_in_no_error(load_text: LoadText, place: str) ->
 
 
 def test_credentials_are_in_no_repr(load_text: LoadText) -> None:
-    doc = "version: 1\nproviders: {a: {base_url: 'http://a/v1', api_key: '${S}', direct: true}}\nclients: {c: {key: '${S}'}}\n"
+    doc = "version: 1\nproviders: {a: {base_url: 'http://a/v1', api_key: '${S}', headers: {x: '${S}'}, body: {x: '${S}'}, direct: true}}\n"
+    doc += "clients: {c: {key: '${S}'}}\n"
     loaded = load_text(doc, S=SECRET)
     assert SECRET not in repr(loaded)
     assert SECRET not in repr(loaded.origins)

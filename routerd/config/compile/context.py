@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from routerd.config.compile.units import duration_s
-from routerd.config.report import Report, did_you_mean
+from routerd.config.report import Report
 from routerd.config.source import Reader
 from routerd.config.tree import Path
 
@@ -78,7 +78,7 @@ class Build:
         """Complain about a reference to nothing."""
         names = list(known)
         literal = self.tree.raw_text(path) is None
-        hint = did_you_mean(name, names) if literal else ""
+        hint = self.report.suggest(name, names) if literal else ""
         if not hint:
             hint = f"no {kind} is defined" if not names else f"known are {', '.join(names)}" if len(names) <= 8 else ""
         shown = repr(name if len(name) <= 60 else name[:57] + "...") if literal else self.tree.shown(path)

@@ -8,12 +8,11 @@ are the same in the same order, and only patterns with equal literals have to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from routerd.config.compile.context import Build
-from routerd.config.report import did_you_mean
 from routerd.config.tree import Path
-from routerd.graph import Client, Pattern, Provider, Route
+from routerd.graph import Client, Provider, Route
 
 FRESH = "\ue000"  # a private-use character for "anything"; a name that really has it costs a finer check, nothing else
 
@@ -57,20 +56,22 @@ def _is_free(build: Build, path: Path, alias: str, places: dict[str, Path], *, a
 
 def _follow(build: Build, alias: str, target: str, table: Mapping[str, str], under: Mapping[str, str]) -> str | None:
     """Return the route that an entry of `aliases:` ends at; complain if it ends nowhere."""
-    models, path, seen = build.known("models"), ("aliases", alias), [alias]
+    models, path, seen = build.known("models"), ("aliases", alias), {alias: None}
     while target not in models:
         if target in under and target not in table:
             return under[target]
         if target in seen:
-            if alias == min(seen[seen.index(target) :]):  # told once, at its first name
-                circle = " -> ".join([*seen[seen.index(target) :], target])
+            round_trip = list(seen)[list(seen).index(target) :]
+            if alias == min(round_trip):  # told once, at its first name
+                shown = round_trip if len(round_trip) <= 8 else [*round_trip[:8], "..."]
+                circle = " -> ".join([*shown, target])
                 build.error(path, "alias-cycle", f"these aliases go round in a circle: {circle}", "let one of them name a model")
             return None
         if target not in table:
             if len(seen) == 1:  # further down the chain it is the other entry's mistake
                 _unknown_model(build, path, target, [*models, *table, *under])
             return None
-        seen.append(target)
+        seen[target] = None
         target = table[target]
     if "*" in target:
         if len(seen) == 1:
@@ -80,9 +81,9 @@ def _follow(build: Build, alias: str, target: str, table: Mapping[str, str], und
     return target
 
 
-def _unknown_model(build: Build, path: Path, name: str, known: Iterable[str]) -> None:
+def _unknown_model(build: Build, path: Path, name: str, known: Collection[str]) -> None:
     literal = build.tree.raw_text(path) is None
-    hint = did_you_mean(name, known) if literal else ""
+    hint = build.report.suggest(name, known) if literal else ""
     build.error(path, "unknown-model", f"unknown model {build.tree.shown(path)}", hint or "an alias names an entry of `models:`")
 
 
@@ -117,13 +118,15 @@ def check_reachable(build: Build, patterns: tuple[Route, ...], providers: Mappin
 
 def check_clients(build: Build, clients: Mapping[str, Client], names: Iterable[str], open_ended: Iterable[str]) -> None:
     """Warn about client patterns that allow nothing. `open_ended`: patterns of routes and of direct providers."""
-    exact, patterns = list(names), [Pattern.parse(text) for text in open_ended]
+    exact, patterns = frozenset(names), tuple(open_ended)
     for client in clients.values():
         for i, asked in enumerate(client.models):
-            if any(asked.match(name) is not None for name in exact) or any(overlap(asked.text, other.text) for other in patterns):
+            if asked.text in exact or any(overlap(asked.text, other) for other in patterns):
+                continue
+            if "*" in asked.text and any(asked.match(name) is not None for name in exact):
                 continue
             path: Path = ("clients", client.name, "models", i)
-            hint = did_you_mean(asked.text, exact) if build.tree.raw_text(path) is None else ""
+            hint = build.report.suggest(asked.text, exact) if build.tree.raw_text(path) is None else ""
             build.warn(path, "unused-pattern", f"{build.tree.shown(path)} matches no model", hint)
 
 

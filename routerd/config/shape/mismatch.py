@@ -176,6 +176,8 @@ class _Writer:
             self.write(inner, tuple(inner.absolute_path))
 
     def _exactly_one(self, error: Error, path: Path, keys: list[str]) -> None:
+        if not isinstance(error.instance, dict):
+            return  # `required` says nothing about other types, and `type` has complained
         given = [key for key in keys if key in error.instance]
         words = ", ".join(keys[:-1]) + " or " + keys[-1]
         if given:

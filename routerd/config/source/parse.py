@@ -40,7 +40,9 @@ class _Fatal(Exception):
 
 
 _OPEN = object()  # an anchor whose container is not complete yet
+_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
 
 
@@ -53,8 +55,8 @@ def parse(name: str, data: bytes, report: Report, limits: Limits) -> Any:
     try:
         text = _decode(name, data, tree)
         tree.files[name] = SourceFile(name, text)
-        _refuse_illegal(name, text)
-        return _Builder(name, text, report, limits).document()
+        _refuse_illegal(name, data, text)
+        return _Builder(name, data.removeprefix(_BOM), report, limits).document()
     except _Fatal as fatal:
         report.at("yaml", fatal.code, fatal.origin, fatal.message, hint=fatal.hint)
         return None
@@ -79,7 +81,9 @@ def _lines_before(text: str) -> tuple[int, int]:
     return len(lines), len(lines[-1]) + 1
 
 
-def _refuse_illegal(name: str, text: str) -> None:
+def _refuse_illegal(name: str, data: bytes, text: str) -> None:
+    if text.isascii() and len(data.translate(None, _CONTROLS)) == len(data):
+        return  # 10 ms for 8 MB, where the expression needs 60
     found = _ILLEGAL.search(text)
     if found is not None:
         line, column = _lines_before(text[: found.start()])
@@ -107,9 +111,9 @@ class _Frame:
 class _Builder:
     """One document. Events go to `_scalar`, `_open`, `_close`, `_alias`; each ends in `_put`."""
 
-    def __init__(self, name: str, text: str, report: Report, limits: Limits) -> None:
+    def __init__(self, name: str, data: bytes, report: Report, limits: Limits) -> None:
         self._name = name
-        self._text = text
+        self._data = data
         self._report = report
         self._tree = report.tree
         self._limits = limits
@@ -120,9 +124,8 @@ class _Builder:
 
     def document(self) -> Any:
         """Read all events; return the root value."""
-        data = self._text.encode()
         try:
-            parser = CParser(data)
+            parser = CParser(self._data)
             documents = 0
             while not isinstance(event := parser.get_event(), yaml.StreamEndEvent):
                 if isinstance(event, yaml.DocumentStartEvent):
