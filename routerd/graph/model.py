@@ -121,8 +121,8 @@ class Provider:
     dialect: str  # openai | simulator
     endpoints: tuple[Endpoint, ...]
     auth: Auth = field(default_factory=Auth)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a credential
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     direct: bool = False
     balance: Balance = Balance.ROUND_ROBIN
     budgets: tuple[str, ...] = ()
