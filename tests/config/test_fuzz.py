@@ -104,6 +104,7 @@ def test_mutated_files(root: str, seed: int) -> None:
     rng = random.Random(seed)
     text = bytearray(rng.choice(SEEDS).read_bytes())
     for _ in range(rng.randint(1, 6)):
+        text = text or bytearray(b"x")
         at = rng.randrange(len(text))
         kind = rng.randrange(5)
         if kind == 0:
@@ -118,7 +119,6 @@ def test_mutated_files(root: str, seed: int) -> None:
             text[at:at] = text[at : at + rng.randint(1, 200)]
         else:
             del text[at:]
-            text = text or bytearray(b"x")
     check(bytes(text), root)
 
 

@@ -7,7 +7,6 @@ The file is `schema/routes.schema.json` in the repository and a resource of this
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import json
 import re
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ _FILE = "routes.schema.json"
 @functools.cache
 def schema_json() -> str:
     """Return the text of the schema."""
+    import importlib.resources  # 8 ms that a check of a flag should not pay
+
     packaged = importlib.resources.files("routerd.config").joinpath(_FILE)
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
