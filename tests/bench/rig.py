@@ -124,11 +124,14 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def wrk(port: int, *, connections: int, seconds: float) -> Load:
+def wrk(port: int, *, connections: int, seconds: int) -> Load:
     """Load the port with whole answers by wrk; raise Void if one request failed."""
-    argv = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "--latency"]
+    argv = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "--latency"]
     argv += ["-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}/v1/chat/completions"]
-    out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Void(f"wrk ended with {done.returncode}: {done.stderr}{done.stdout}")
+    out = done.stdout
     failed = [line.strip() for line in out.splitlines() if "Non-2xx" in line or "Socket errors" in line]
     if failed:
         raise Void("; ".join(failed))

@@ -65,7 +65,7 @@ class Row:
 class Plan:
     """What to measure."""
 
-    seconds: float
+    seconds: int
     streams: int
     directory: pathlib.Path
 
@@ -182,7 +182,7 @@ def table(rows: list[Row]) -> str:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measured load")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each measured load")
     parser.add_argument("--streams", type=int, default=1000, help="streams held at once in the memory part")
     parser.add_argument("--only", default="", help="gateways to measure, comma-separated: " + ", ".join(GATEWAYS))
     parser.add_argument("--json", type=pathlib.Path, default=rig.HERE / "results" / "latest.json", help="where the figures go")
