@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -121,6 +123,22 @@ async def test_a_failed_request_gives_its_slot_back(daemon: Start, upstream: Ups
     upstream.always(answers.error(500))
     running = daemon(routes(upstream.url, "  one: {concurrency: 1}", "one"))
     assert [(await fetch(running, CHAT, ask())).status for _ in range(3)] == [500, 500, 500]
+
+
+async def test_a_dead_worker_gives_back_what_its_requests_held(daemon: Start, upstream: Upstream) -> None:
+    upstream.script(answers.hang)
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "  one: {concurrency: 1}", "one"))
+    async with RawClient(running) as client:
+        await client.send(head_of(CHAT, json.dumps(ask()).encode()))
+        await upstream.received(1)
+        assert (await fetch(running, CHAT, ask())).status == 429
+        os.kill((await running.status())["workers"][0]["pid"], signal.SIGKILL)
+
+    async def free() -> bool:
+        return (await fetch(running, CHAT, ask())).status == 200
+
+    await until(free, 10)
 
 
 async def test_a_reload_never_refills_a_budget(daemon: Start, upstream: Upstream) -> None:
