@@ -22,6 +22,7 @@ from routerd.graph import Clamp, Params, SystemPrompt
 from routerd.messages import ModelRequest
 
 MAX_MODEL_CHARS = 256  # the longest public model ids are under 100
+MAX_RESERVED_TOKENS = 10_000_000  # above the output of any model; a client's fantasy number must not overflow a counter
 _UTF8_PIECE_BYTES = 256 * 1024  # bounds the text that the UTF-8 check holds at a time
 
 _CONTENT_KEY = {"chat": "messages", "completion": "prompt", "embedding": "input"}
@@ -29,6 +30,8 @@ _SYSTEM_ROLES = frozenset({"system", "developer"})
 # Two names for one limit: old and new spelling of OpenAI.
 _LIMIT_TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _NULL = b"null"
+_BRACKET = ord("[")
+_BLANK_OR_CLOSE = frozenset(b" \t\r\n]")
 
 # The recursion limit counts the caller's frames too: what parsed once can still be too deep for a second look.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -130,17 +133,14 @@ def _model_of(raw: msgspec.Raw | None) -> str:
 def _check_content(fields: Mapping[str, msgspec.Raw], operation: str) -> None:
     key = _CONTENT_KEY[operation]
     raw = fields.get(key)
-    if raw is None or bytes(memoryview(raw)[:5]) == _NULL:
+    if raw is None or memoryview(raw) == _NULL:
         raise BadRequest(f"You must provide `{key}`.", param=key)
     if operation != "chat":
         return
-    head = bytes(memoryview(raw)[:16])
-    if head[:1] != b"[":
+    view = memoryview(raw)
+    if view[0] != _BRACKET:
         raise BadRequest("`messages` must be an array.", param="messages")
-    rest = head[1:].lstrip(b" \t\r\n")
-    if not rest:  # sixteen blanks: look at all of it
-        rest = bytes(raw)[1:].lstrip(b" \t\r\n")
-    if rest[:1] == b"]":
+    if view[1] in _BLANK_OR_CLOSE and bytes(view[1:]).lstrip(b" \t\r\n")[:1] == b"]":
         raise BadRequest("`messages` must not be empty.", param="messages")
 
 
@@ -272,6 +272,17 @@ def _joined(raw: msgspec.Raw, text: str, *, in_front: bool) -> dict[str, Any]:
     else:
         raise BadRequest("The `content` of a system message must be text.", param="messages")
     return message
+
+
+def max_tokens_of(body: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the answer may have, or None where nobody said, for the reservation of token budgets."""
+    for key in _LIMIT_TWINS:
+        value = body.get(key)
+        if isinstance(value, msgspec.Raw):
+            value = _small_value(value)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return min(value, MAX_RESERVED_TOKENS)
+    return None
 
 
 def encode_body(body: Mapping[str, Any], *, model: str, extra: Mapping[str, Any], include_usage: bool) -> bytes:

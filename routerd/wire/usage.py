@@ -27,8 +27,12 @@ _CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens", "cac
 
 def read_usage(value: Any) -> Usage | None:
     """Return the counts of a decoded `usage`, or None where it holds none."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
+    if len(value) == 3:  # the usual three, on the path of every request
+        given, used = value.get("prompt_tokens"), value.get("completion_tokens")
+        if type(given) is int and type(used) is int and value.get("total_tokens") == given + used and min(given, used) >= 0:
+            return Usage(input_tokens=given, output_tokens=used) if max(given, used) <= MAX_TOKENS else None
     given_input = _first(value, _INPUT)
     given_output = _first(value, _OUTPUT)
     total = _count(value.get("total_tokens"))
@@ -73,7 +77,7 @@ def _first(value: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
 def _detail(value: Mapping[str, Any], groups: tuple[str, ...], key: str) -> int | None:
     for group in groups:
         details = value.get(group)
-        if isinstance(details, Mapping):
+        if isinstance(details, dict):
             count = _count(details.get(key))
             if count is not None:
                 return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import zlib
 from collections.abc import AsyncIterator
 
@@ -186,7 +187,11 @@ async def test_an_expanding_body_arrives_in_bounded_pieces(upstream: Upstream, p
         (answers.cut(b"data: x\n\n"), ErrorKind.STREAM_CUT, Delivery.ANSWERED),
         (answers.cut(b"data: x\n\n", reset=True), ErrorKind.STREAM_CUT, Delivery.ANSWERED),
         (answers.raw(b"SSH-2.0-OpenSSH_9.2\r\n"), ErrorKind.PROTOCOL, Delivery.ANSWERED),
-        (answers.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}"), ErrorKind.PROTOCOL, Delivery.ANSWERED),
+        (
+            answers.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}"),
+            ErrorKind.PROTOCOL,
+            Delivery.ANSWERED,
+        ),
         (
             answers.raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", close=False),
             ErrorKind.PROTOCOL,
@@ -399,7 +404,7 @@ def test_an_answer_means_the_same_byte_by_byte() -> None:
 @settings(max_examples=60, deadline=None)
 def test_an_answer_means_the_same_however_it_is_split(cuts: list[int]) -> None:
     marks = [0, *sorted(cuts), len(WHOLE)]
-    sink = _play([WHOLE[a:b] for a, b in zip(marks, marks[1:], strict=False)])
+    sink = _play([WHOLE[a:b] for a, b in itertools.pairwise(marks)])
     assert (sink.status, sink.body, sink.ends) == (200, b"hello world", ["end"])
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from routerd.errors import BadRequest
 from routerd.graph import Clamp, Params, SystemPrompt
 from routerd.messages import ModelRequest
-from routerd.wire.openai import apply_params, encode_body, parse_request, prepare_body
+from routerd.wire.openai import apply_params, encode_body, max_tokens_of, parse_request, prepare_body
 
 NO_PARAMS = Params()
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -396,3 +396,21 @@ def test_encoding_for_one_target_leaves_no_trace_for_the_next() -> None:
     body = prepare_body(chat_of(provider={"a": 1}), system_prompt=None, params=NO_PARAMS)
     sent(body, extra={"provider": {"b": 2}, "portkey": 1}, include_usage=True)
     assert sent(body) == {"model": "up", "messages": [USER], "provider": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("", None),
+        (',"max_tokens":7', 7),
+        (',"max_completion_tokens":9', 9),
+        (',"max_tokens":null', None),
+        (',"max_tokens":"7"', None),
+        (',"max_tokens":-7', None),
+        (',"max_tokens":true', None),
+        (',"max_tokens":' + "9" * 300, 10_000_000),
+    ],
+)
+def test_the_reservation_is_what_the_answer_may_have(fields: str, expected: int | None) -> None:
+    body = f'{{"model":"m","messages":[{{"role":"user","content":"x"}}]{fields}}}'.encode()
+    assert max_tokens_of(parse_request(body, "chat", "chat/completions").body) == expected

@@ -1,0 +1,85 @@
+"""The sink of a unary exchange: collects the whole answer, bounded in size and time, and sets one future."""
+
+from __future__ import annotations
+
+import asyncio
+
+from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.errors import Delivery, UpstreamError
+from routerd.graph import Timeouts
+from routerd.messages import WireResponse
+from routerd.upstream import Exchange, Headers, protocol_fault, timeout_fault
+
+__all__ = ["Collect"]
+
+
+class Collect:
+    """`future` gets a WireResponse or an UpstreamError."""
+
+    __slots__ = ("_body", "_exchange", "_headers", "_limit_bytes", "_size", "_status", "_ticker", "_timeouts", "_timer", "future")
+
+    def __init__(
+        self,
+        future: asyncio.Future[WireResponse],
+        exchange: Exchange,
+        timeouts: Timeouts,
+        ticker: Ticker,
+        cap: tuple[str, float, float],
+        limit_bytes: int,
+    ) -> None:
+        self.future = future
+        self._exchange = exchange
+        self._timeouts = timeouts
+        self._limit_bytes = limit_bytes
+        self._status = 0
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._size = 0
+        self._ticker = ticker
+        self._timer = PhaseTimer(ticker, self._expired, cap)
+        self._timer.enter("first_byte", ticker.now(), timeouts.first_byte_s)
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """Keep it; from here on the body must keep moving."""
+        self._status = status
+        self._headers = headers
+
+    def on_body(self, data: bytes) -> None:
+        """Collect."""
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > self._limit_bytes:
+            self._exchange.abort()
+            self.on_fail(protocol_fault(f"the upstream's answer is larger than {self._limit_bytes} bytes"))
+
+    def on_flush(self) -> None:
+        """More is to come: wait for it as long as `idle` says."""
+        if self._status:
+            self._timer.enter("idle", self._ticker.now(), self._timeouts.idle_s)
+
+    def on_end(self) -> None:
+        """Done."""
+        self._timer.stop()
+        if not self.future.done():
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self.future.set_result(WireResponse(status=self._status, headers=self._headers, body=body))
+
+    def on_fail(self, error: UpstreamError) -> None:
+        """Failed."""
+        self._timer.stop()
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        self._timer.stop()
+        self._exchange.abort()
+        if not self.future.done():
+            self.future.cancel()
+        elif not self.future.cancelled():
+            self.future.exception()  # looked at: nobody else will
+
+    def _expired(self, phase: str, length_s: float) -> None:
+        self._exchange.abort()
+        delivery = Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED
+        self.on_fail(timeout_fault(phase, length_s, delivery))

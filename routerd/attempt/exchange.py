@@ -1,0 +1,71 @@
+"""One attempt at one target: take or dial a connection, send, and wait for the answer or for the first content of a stream.
+
+A kept-alive connection that turns out to have been closed before the request reached the upstream (delivery NOT_SENT on a used
+connection) is replaced silently: nothing was processed, so it is no attempt. A fresh connection has no such excuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from routerd.attempt.collect import Collect
+from routerd.attempt.lane import Wire
+from routerd.attempt.relay import Relay
+from routerd.errors import Delivery, UpstreamError
+from routerd.graph import Timeouts
+from routerd.messages import WireResponse
+from routerd.upstream import Connection, Exchange
+from routerd.wire.relay_scan import RelayScan
+
+__all__ = ["Cap", "fetch", "open_stream"]
+
+Cap = tuple[str, float, float]  # phase name, moment (monotonic), length: the bound on the whole of it
+
+
+async def fetch(wire: Wire, path: str, message: bytes, cap: Cap, limit_bytes: int) -> WireResponse:
+    """Return the whole answer, whatever its status. Raises UpstreamError where there is none. A cancel closes the connection."""
+    timeouts = wire.target.timeouts
+    while True:
+        exchange, used = await _connect(wire, path, timeouts, cap)
+        sink = Collect(wire.loop.create_future(), exchange, timeouts, wire.ticker, cap, limit_bytes)
+        exchange.send(message, sink)
+        try:
+            return await sink.future
+        except UpstreamError as exc:
+            if not (used and exc.delivery is Delivery.NOT_SENT):
+                raise
+        except asyncio.CancelledError:
+            sink.stop()
+            raise
+
+
+async def open_stream(wire: Wire, path: str, message: bytes, cap: Cap, withhold_usage: bool) -> Relay:
+    """Return a relay whose first content has come. Raises UpstreamError, or Refused for another status than 200."""
+    timeouts = wire.target.timeouts
+    while True:
+        exchange, used = await _connect(wire, path, timeouts, cap)
+        relay = Relay(exchange, RelayScan(withhold_usage=withhold_usage), timeouts, wire.ticker, cap)
+        exchange.send(message, relay)
+        try:
+            await relay.ready
+        except UpstreamError as exc:
+            relay.finished.cancel()
+            if not (used and exc.delivery is Delivery.NOT_SENT):
+                raise
+        except BaseException:  # cancelled, or Refused: either way nobody reads on
+            relay.stop()
+            raise
+        else:
+            return relay
+
+
+async def _connect(wire: Wire, path: str, timeouts: Timeouts, cap: Cap) -> tuple[Exchange, bool]:
+    """Return an exchange, and whether its connection was used before."""
+    pool = wire.pool
+    if pool is None:
+        return wire.simulate(path), False
+    connection: Connection | None = pool.take()
+    if connection is not None:
+        return connection, True
+    left_s = cap[1] - wire.loop.time()
+    return await pool.dial(max(0.001, min(timeouts.connect_s, left_s))), False

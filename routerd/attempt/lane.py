@@ -1,0 +1,144 @@
+"""A route made ready for a worker: its plan, and for each target the pool, the head of the request and the metric cells.
+
+Built lazily, once a route and generation; everything that does not depend on the request is done here, so that an attempt only
+joins bytes. Holds the one reference to credentials in clear text that a worker keeps: inside the prepared heads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+from routerd import __version__
+from routerd.attempt.timer import Ticker
+from routerd.graph import Endpoint, Graph, Provider, Route, Target
+from routerd.observe import Cell, Metrics
+from routerd.plan import Planned, RoutePlan
+from routerd.upstream import Exchange, Origin, Pool, SimulatedExchange, Upstreams
+from routerd.wire.simulator import reply
+
+__all__ = ["Lane", "Surroundings", "Wire", "origin_of"]
+
+
+class Surroundings(Protocol):
+    """What wires need of their worker."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def ticker(self) -> Ticker: ...
+
+    @property
+    def upstreams(self) -> Upstreams: ...
+
+    @property
+    def rng(self) -> random.Random: ...
+
+
+class Wire:
+    """How one target at one endpoint is spoken to."""
+
+    __slots__ = ("_heads", "_rng", "endpoint", "loop", "origin", "pool", "provider", "target", "ticker")
+
+    def __init__(self, planned: Planned, surroundings: Surroundings) -> None:
+        self.provider: Provider = planned.provider
+        self.endpoint: Endpoint = planned.endpoint
+        self.target: Target = planned.target
+        self.loop = surroundings.loop
+        self.ticker = surroundings.ticker
+        self._rng = surroundings.rng
+        self._heads: dict[tuple[str, bool], bytes] = {}
+        self.origin: Origin | None = None if self.provider.simulator is not None else origin_of(self.endpoint.url)
+        self.pool: Pool | None = None if self.origin is None else surroundings.upstreams.pool(self.origin)
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """The provider's static body fields."""
+        return self.provider.body
+
+    def simulate(self, path: str) -> Exchange:
+        """Return an exchange with the built-in upstream."""
+        simulator = self.provider.simulator
+        assert simulator is not None
+        return SimulatedExchange(self.loop, lambda body: reply(path, body, simulator, self._rng, int(time.time())))
+
+    def message(self, path: str, stream: bool, request_id: str, body: bytes) -> bytes:
+        """Return the whole request: prepared head, length, id, body."""
+        if self.pool is None:
+            return body
+        head = self._heads.get((path, stream))
+        if head is None:
+            head = self._heads[(path, stream)] = self._head(path, stream)
+        return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, request_id.encode("latin-1"), len(body), body)
+
+    def _head(self, path: str, stream: bool) -> bytes:
+        assert self.origin is not None
+        prefix = urlsplit(self.endpoint.url).path.rstrip("/")
+        auth = self.provider.auth
+        query = ""
+        lines = {
+            "host": _host_header(self.origin),
+            "user-agent": f"routerd/{__version__}",
+            "accept": "text/event-stream" if stream else "application/json",
+            # Compressed answers would have to be unpacked to be looked at; token streams gain nothing by it.
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+        }
+        lines.update({name.lower(): value for name, value in self.provider.headers.items()})
+        if auth.secret:
+            secret = auth.secret.reveal()
+            if auth.type == "query":
+                query = f"?{quote(auth.name, safe='')}={quote(secret, safe='')}"
+            elif auth.type in ("bearer", "header"):
+                lines[auth.name.lower()] = f"{auth.prefix}{secret}"
+        text = f"POST {prefix}/{path}{query} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return text.encode("latin-1")
+
+
+class Lane:
+    """One route, ready. `routes` made on the fly (direct providers) get one too: their names are bounded."""
+
+    __slots__ = ("_attempts", "_metrics", "_surroundings", "_wires", "plan", "route")
+
+    def __init__(self, graph: Graph, route: Route, surroundings: Surroundings, metrics: Metrics) -> None:
+        self.route = route
+        self.plan = RoutePlan(graph, route)
+        self._surroundings = surroundings
+        self._metrics = metrics
+        self._wires: list[Wire | None] = [None] * len(self.plan.entries)
+        self._attempts: dict[tuple[str, str], Cell] = {}
+
+    def wire(self, planned: Planned) -> Wire:
+        """Return the wire of one entry of the plan."""
+        found = self._wires[planned.index]
+        if found is None:
+            found = self._wires[planned.index] = Wire(planned, self._surroundings)
+        return found
+
+    def count_attempt(self, target: str, result: str) -> None:
+        """Count one attempt by its result."""
+        cell = self._attempts.get((target, result))
+        if cell is None:
+            cell = self._attempts[(target, result)] = self._metrics.counter("routerd_attempts_total", target, result)
+        cell.inc()
+
+    def count_failover(self, source: str, to: str, reason: str) -> None:
+        """Count one step from a target to the next. Rare, so looked up each time."""
+        self._metrics.counter("routerd_failovers_total", self.route.name, source, to, reason).inc()
+
+
+def origin_of(url: str) -> Origin:
+    """Return where an endpoint's URL leads."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return Origin(parts.hostname or "", parts.port or (443 if tls else 80), tls)
+
+
+def _host_header(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return host if origin.port == (443 if origin.tls else 80) else f"{host}:{origin.port}"

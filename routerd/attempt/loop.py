@@ -1,0 +1,243 @@
+"""One request through one plan: the attempts, in order, until one answers or nothing is left.
+
+The order of decisions, after a failed attempt:
+ 1. the verdict is to give up (the client's own fault, or a kind that `failover.on` does not name): the client gets this answer;
+ 2. the attempt budget or the deadline is used up: exhausted;
+ 3. a target of the plan was not tried yet: go there at once, nobody sleeps while another target can answer;
+ 4. a target may be tried again by its route's `retry`: wait for the earliest of them (Retry-After, else backoff), unless that
+    passes the deadline;
+ 5. exhausted. The last error decides what the client sees; among rate limits the shortest Retry-After is passed on.
+An endpoint that asked for time goes into cooldown for every request of this worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from routerd.attempt.exchange import Cap, fetch, open_stream
+from routerd.attempt.lane import Lane, Wire
+from routerd.attempt.relay import Refused, Relay
+from routerd.attempt.verdict import RULES, Verdict, judge
+from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
+from routerd.graph import Backoff
+from routerd.health import View
+from routerd.messages import AttemptRecord, ModelRequest, WireResponse
+from routerd.plan import Planned
+from routerd.policy import Lease
+from routerd.wire.answer import UnaryAnswer, decode_unary
+from routerd.wire.classify import classify, fault_error
+from routerd.wire.openai import apply_params, encode_body
+
+__all__ = ["Answer", "Attempts", "Reserve"]
+
+MAX_COOLDOWN_S = 3600.0  # what an upstream may ask for at most; a typing error in a header must not park an endpoint for a day
+
+
+
+class Reserve(Protocol):
+    """Takes the provider's own budgets for one attempt, or raises BudgetExceeded. None: there are none."""
+
+    def __call__(self, planned: Planned, /) -> Lease | None: ...
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an attempt brought: a unary answer or a relay that is ready to be committed."""
+
+    planned: Planned
+    response: WireResponse | None = None
+    decoded: UnaryAnswer | None = None
+    relay: Relay | None = None
+    lease: Lease | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempts:
+    """The attempts of one request. `body` is the request with the route's edits; `records` tells what happened, in order."""
+
+    lane: Lane
+    request: ModelRequest
+    body: Mapping[str, Any]
+    plan: Sequence[Planned]
+    health: View
+    rng: random.Random
+    reserve: Reserve | None
+    response_limit_bytes: int
+    now: Callable[[], float]
+    now_unix: Callable[[], float]
+    records: list[AttemptRecord] = field(default_factory=list)
+    upstream_s: float = 0.0
+
+    async def run(self) -> Answer:
+        """Return the first good answer. Raises AttemptsExhausted, or RequestError where the request itself is at fault.
+
+        The caller owns the endpoint's in-flight count and the lease of a streamed answer: `finish` gives both back.
+        """
+        route = self.lane.route
+        deadline_s = route.failover.deadline_s
+        deadline_at_s = self.request.arrived_at_s + deadline_s if deadline_s is not None else float("inf")
+        untried = list(reversed(self.plan))
+        again: list[_Again] = []
+        tries: dict[int, int] = {}
+        last: UpstreamError | None = None
+        refused: BudgetExceeded | None = None
+        while len(self.records) < route.failover.max_attempts and self.now() < deadline_at_s:
+            planned = untried.pop() if untried else await self._wait_for(again, deadline_at_s)
+            if planned is None:
+                break
+            try:
+                lease = self.reserve(planned) if self.reserve is not None else None
+            except BudgetExceeded as exc:  # our own limit for this provider: as if it were not there
+                refused = exc
+                continue
+            try:
+                return await self._attempt(planned, lease, (deadline_s or 0.0, deadline_at_s))
+            except UpstreamError as exc:
+                last = _worth_telling(last, exc)
+                tries[planned.index] = tries.get(planned.index, 0) + 1
+                verdict = judge(exc.kind, route.failover)
+                if verdict is Verdict.GIVE_UP:
+                    raise AttemptsExhausted(self.records, exc) from exc
+                if verdict is Verdict.RETRY and tries[planned.index] < route.retry.attempts:
+                    wait_s = exc.retry_after_s or backoff_s(route.retry.backoff, tries[planned.index] - 1, self.rng)
+                    again.append(_Again(self.now() + wait_s, planned))
+        if last is None:
+            if refused is not None:
+                raise refused
+            last = UpstreamError(
+                ErrorKind.TIMEOUT if self.plan else ErrorKind.CONNECT,
+                "the deadline passed before any attempt" if self.plan else "no target of this model can be used now",
+                delivery=Delivery.NOT_SENT,
+            )
+        raise AttemptsExhausted(self.records, last)
+
+    def finish(self, answer: Answer, tokens_used: int | None) -> None:
+        """Give back what a good answer held. `tokens_used` None: the upstream did not say, the reservation stands."""
+        now_s = self.now()
+        self.health.end(answer.planned.endpoint.name)
+        if answer.lease is not None:
+            if tokens_used is not None:
+                answer.lease.settle(tokens_used, now_s)
+            answer.lease.release(now_s)
+
+    async def _attempt(self, planned: Planned, lease: Lease | None, deadline: tuple[float, float]) -> Answer:
+        """Try once. On any failure the lease and the in-flight count are given back before it is raised."""
+        record = AttemptRecord(
+            number=len(self.records) + 1,
+            target=planned.target.label,
+            provider=planned.provider.name,
+            endpoint=planned.endpoint.name,
+            model=planned.model,
+        )
+        if self.records:
+            before = self.records[-1]
+            self.lane.count_failover(before.target, record.target, before.reason)
+        self.records.append(record)
+        started_s = self.now()
+        self.health.begin(planned.endpoint.name)
+        kept = False
+        try:
+            answer = await (self._stream if self.request.stream else self._unary)(planned, deadline)
+            answer.lease = lease
+            kept = True
+            record.status = 200
+            return answer
+        except UpstreamError as exc:
+            exc.endpoint = planned.endpoint.name
+            record.result = str(exc.error_type)
+            record.reason = str(exc.kind)
+            record.status = exc.status
+            record.message = exc.message
+            self._cool(planned, exc)
+            raise
+        except asyncio.CancelledError:
+            record.result = str(ErrorType.CALLER_GONE)
+            raise
+        except RequestError as exc:
+            record.result = str(exc.error_type)
+            raise
+        finally:
+            record.duration_s = self.now() - started_s
+            self.upstream_s += record.duration_s
+            self.lane.count_attempt(record.target, record.result)
+            if not kept:
+                self.health.end(planned.endpoint.name)
+                if lease is not None:
+                    lease.settle(0, self.now())
+                    lease.release(self.now())
+
+    async def _unary(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
+        wire = self.lane.wire(planned)
+        total_s = planned.target.timeouts.total_s
+        cap = self._cap(("total", self.request.arrived_at_s + total_s, total_s), deadline)
+        response = await fetch(wire, self.request.path, self._message(wire, planned), cap, self.response_limit_bytes)
+        if response.status != 200:
+            raise self._refused(response)
+        decoded = decode_unary(response.body, self.request.operation)
+        if decoded.error is not None:
+            raise fault_error(decoded.error, response.status, response.body)
+        return Answer(planned, response=response, decoded=decoded)
+
+    async def _stream(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
+        wire = self.lane.wire(planned)
+        cap = self._cap(("first_token", float("inf"), 0.0), deadline)
+        try:
+            relay = await open_stream(
+                wire, self.request.path, self._message(wire, planned), cap, not self.request.wants_usage
+            )
+        except Refused as exc:
+            raise self._refused(exc.response) from None
+        return Answer(planned, relay=relay)
+
+    def _message(self, wire: Wire, planned: Planned) -> bytes:
+        request = self.request
+        body = apply_params(self.body, planned.target.params) if planned.target.params else self.body
+        encoded = encode_body(body, model=planned.model, extra=wire.extra, include_usage=request.stream)
+        return wire.message(request.path, request.stream, request.request_id, encoded)
+
+    def _cap(self, phase: Cap, deadline: tuple[float, float]) -> Cap:
+        return phase if phase[1] <= deadline[1] else ("deadline", deadline[1], deadline[0])
+
+    def _refused(self, response: WireResponse) -> UpstreamError:
+        return classify(response.status, response.headers, response.body, self.now_unix()).as_error()
+
+    def _cool(self, planned: Planned, exc: UpstreamError) -> None:
+        length_s = min(exc.retry_after_s or RULES[exc.kind].cooldown_s, MAX_COOLDOWN_S)
+        if length_s > 0 and not RULES[exc.kind].gives_up:
+            self.health.cool(planned.endpoint.name, self.now() + length_s)
+
+    async def _wait_for(self, again: list[_Again], deadline_at_s: float) -> Planned | None:
+        """Sleep until the earliest retry is due and return it; None when there is none before the deadline."""
+        if not again:
+            return None
+        again.sort(key=lambda entry: entry.at_s)
+        entry = again.pop(0)
+        if entry.at_s >= deadline_at_s:
+            return None
+        await asyncio.sleep(max(0.0, entry.at_s - self.now()))
+        return entry.planned
+
+
+@dataclass(slots=True)
+class _Again:
+    at_s: float
+    planned: Planned
+
+
+def backoff_s(backoff: Backoff, retry: int, rng: random.Random) -> float:
+    """Return the wait before retry number `retry` (from 0), jittered."""
+    exact = min(backoff.max_s, backoff.first_s * backoff.factor**retry)
+    return exact * (1.0 + backoff.jitter_ratio * (2.0 * rng.random() - 1.0))
+
+
+def _worth_telling(last: UpstreamError | None, new: UpstreamError) -> UpstreamError:
+    """Of two failures, the one the client should hear of: the newer, but the shortest Retry-After of both."""
+    if last is not None and last.retry_after_s is not None and new.retry_after_s is not None:
+        new.retry_after_s = min(last.retry_after_s, new.retry_after_s)
+    return new
+
+

@@ -1,0 +1,196 @@
+"""The data plane of one worker: every path on one screen, and the life of the worker's server.
+
+    POST /v1/chat/completions   POST /v1/completions   POST /v1/embeddings     model requests (chat.ModelCall)
+    GET  /v1/models             GET  /v1/models/{id}                           what the client may ask for
+    GET  /health                                                               200 while this worker serves
+    all of /v1 also under /api/v1; OPTIONS everywhere (CORS preflight)
+
+A Gateway is given generations: `prepare` builds one and changes nothing, `swap` makes it the one that new requests see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from routerd.attempt import Ticker, origin_of
+from routerd.errors import ConfigError, MethodNotAllowed, NotFound, NotReady, Problem, RequestError
+from routerd.graph import Cors, Graph
+from routerd.health import Health
+from routerd.observe import AccessRecord, Metrics
+from routerd.policy import Counters
+from routerd.server.chat import ModelCall
+from routerd.server.generation import Generation
+from routerd.server.intake import request_id_of
+from routerd.server.models import list_models, one_model
+from routerd.server.protocol import DataServer, Reply
+from routerd.server.render import JSON_FIELD, cors_fields, error_reply, preflight
+from routerd.server.shared import Shared
+from routerd.upstream import Upstreams
+
+__all__ = ["Gateway"]
+
+MODEL_PATHS = {
+    "/v1/chat/completions": ("chat", "chat/completions"),
+    "/v1/completions": ("completion", "completions"),
+    "/v1/embeddings": ("embedding", "embeddings"),
+}
+OPERATIONS = MODEL_PATHS | {f"/api{path}": operation for path, operation in MODEL_PATHS.items()}
+LISTS = frozenset({"/v1/models", "/api/v1/models"})
+ONE = ("/v1/models/", "/api/v1/models/")
+BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+
+
+class Gateway:
+    """One worker's data plane."""
+
+    def __init__(
+        self, *, counters: Counters, metrics: Metrics, access: Callable[[AccessRecord], None] | None, worker: int = 0
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.worker = worker
+        self._shared = Shared(
+            loop=loop,
+            ticker=Ticker(loop),
+            upstreams=Upstreams(loop),
+            health=Health(),
+            counters=counters,
+            metrics=metrics,
+            access=access,
+        )
+        self._generation: Generation | None = None
+        self._live: dict[int, Generation] = {}
+        self._server: asyncio.Server | None = None
+        self._http: DataServer | None = None
+        self._started_unix_s = int(time.time())
+        self._draining = False
+
+    # ── generations ──
+
+    def prepare(self, number: int, graph: Graph) -> Generation:
+        """Build a generation; nothing that serves is touched. Raises ConfigError (stage build)."""
+        shared = self._shared
+        try:
+            for endpoint in graph.endpoints.values():
+                origin_of(endpoint.url)
+            return Generation(number, graph, shared)
+        except (ValueError, KeyError) as exc:
+            problem = Problem(stage="build", code="build-failed", path="", message=str(exc), file="")
+            raise ConfigError([problem]) from exc
+
+    def swap(self, generation: Generation) -> Generation | None:
+        """Serve `generation` from the next request on. Returns the one before, for its owner to drop when it is idle."""
+        old, shared = self._generation, self._shared
+        generation.health = shared.health.reconcile(generation.graph, time.monotonic())
+        self._generation = generation
+        self._live = {n: g for n, g in self._live.items() if g.inflight}
+        self._live[generation.number] = generation
+        graph = generation.graph
+        shared.upstreams.keep_only(origin_of(e.url) for e in graph.endpoints.values() if e.url)
+        return old
+
+    def generations(self) -> dict[int, int]:
+        """Return the requests in flight of every generation that is still in use."""
+        current = self._generation
+        self._live = {n: g for n, g in self._live.items() if g.inflight or g is current}
+        return {number: generation.inflight for number, generation in self._live.items()}
+
+    def publish_gauges(self) -> None:
+        """Bring the gauges of endpoints and generations up to date; called before a snapshot, never by a request."""
+        metrics, now_s = self._shared.metrics, time.monotonic()
+        for name, state in self._shared.health.items():
+            metrics.gauge("routerd_inflight_requests", name).set(state.inflight)
+            metrics.gauge("routerd_endpoint_cooldown_seconds", name).set(max(0.0, state.cool_until_s - now_s))
+
+    # ── life ──
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accept connections on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._http = DataServer(self.handle, self._render_unparsed)
+        self._server = await loop.create_server(self._http, sock=sock, backlog=BACKLOG)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept nothing more, let what runs finish for up to `timeout_s`, then close."""
+        self._draining = True
+        if self._server is not None:
+            self._server.close()
+        if self._http is not None:
+            self._http.pre_shutdown()
+        deadline_s = time.monotonic() + timeout_s
+        while sum(self.generations().values()) and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._http is not None:
+            http, self._http = self._http, None
+            await http.shutdown(0.1)
+        self._shared.upstreams.close()
+
+    # ── requests ──
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Dispatch one request by its path."""
+        generation = self._generation
+        request_id = request_id_of(request) or self._shared.ids.next()
+        fields = f"x-request-id: {request_id}\r\n"
+        if generation is None:
+            return _refuse(NotReady("routerd has no configuration yet.", retry_after_s=1.0), fields)
+        cors = generation.graph.cors
+        if cors.origins:
+            fields += cors_fields(cors, request.headers.get("Origin"))
+        path = request.raw_path.partition("?")[0]
+        operation = OPERATIONS.get(path)
+        if operation is not None and request.method == "POST":
+            return await ModelCall(self._shared, generation, request, operation).run(request_id, fields)
+        try:
+            return self._small(generation, request, path, fields)
+        except RequestError as exc:
+            return _refuse(exc, fields)
+
+    def _small(self, generation: Generation, request: web.BaseRequest, path: str, fields: str) -> web.StreamResponse:
+        """Answer everything that needs no upstream."""
+        method = request.method
+        if method == "OPTIONS":
+            return cast(web.StreamResponse, preflight(generation.graph.cors, request, fields))
+        if path in OPERATIONS:
+            raise _not_allowed(method, "POST")
+        if path in LISTS or path.startswith(ONE):
+            if method not in ("GET", "HEAD"):
+                raise _not_allowed(method, "GET, HEAD")
+            if path in LISTS:
+                return list_models(generation, request, fields, self._started_unix_s)
+            name = unquote(path.partition("/models/")[2])
+            return one_model(generation, request, fields, name, self._started_unix_s)
+        if path == "/health":
+            return cast(web.StreamResponse, Reply(200, fields + JSON_FIELD, b'{"status":"ok"}'))
+        raise NotFound(f"There is no {method} {path[:200]!r} here; the API is under /v1.")
+
+    def _render_unparsed(self, request: web.BaseRequest, status: int, message: str) -> Reply:
+        generation = self._generation
+        cors = generation.graph.cors if generation is not None else Cors()
+        fields = f"x-request-id: {self._shared.ids.next()}\r\n" + cors_fields(cors, request.headers.get("Origin"))
+        error = RequestError(message, code="invalid_http" if status < 500 else "internal_error")
+        error.status = status
+        if status >= 500:
+            error.type = "server_error"
+        return error_reply(error, fields)
+
+
+def _refuse(error: RequestError, fields: str) -> web.StreamResponse:
+    return cast(web.StreamResponse, error_reply(error, fields))
+
+
+def _not_allowed(method: str, allowed_methods: str) -> MethodNotAllowed:
+    return MethodNotAllowed(f"{method} is not possible here; use {allowed_methods}.", headers={"allow": allowed_methods})

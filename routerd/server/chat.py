@@ -1,0 +1,305 @@
+"""A model request from head to end: chat completions, completions, embeddings.
+
+The order: client -> body -> route -> permission -> budgets -> edits -> attempts -> answer. Whatever happens, once: the
+generation's count goes down, leases are given back, the outcome is counted, the access record is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import cast
+
+from aiohttp import web
+
+from routerd.attempt import Answer, Attempts, Ended, Lane
+from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, RequestError
+from routerd.graph import Client
+from routerd.messages import ModelRequest, Usage
+from routerd.observe import AccessRecord
+from routerd.plan import Planned
+from routerd.policy import Lease, allowed, estimate_tokens, reserve
+from routerd.server.generation import Generation
+from routerd.server.intake import key_of, read_json_body
+from routerd.server.protocol import ClientProtocol, ClientStream, Reply
+from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
+from routerd.server.shared import Shared
+from routerd.server.tally import Tally
+from routerd.wire.openai import max_tokens_of, parse_request, prepare_body
+
+__all__ = ["ModelCall"]
+
+OTHER = "_other"  # the label of whatever the configuration does not name
+ANONYMOUS = "_anonymous"
+
+_REJECTED = frozenset({ErrorType.POLICY_BUDGET, ErrorType.POLICY_FORBIDDEN})
+_CLIENTS_FAULT = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.CONTEXT_LENGTH})
+
+
+class ModelCall:
+    """One request. `fields` are the header lines that every answer to it carries (request id, CORS)."""
+
+    __slots__ = (
+        "_answered_at_s",
+        "_attempts",
+        "_client",
+        "_error_type",
+        "_fields",
+        "_generation",
+        "_lane",
+        "_lease",
+        "_operation",
+        "_outcome",
+        "_path",
+        "_planned",
+        "_request",
+        "_request_id",
+        "_said",
+        "_sent_bytes",
+        "_shared",
+        "_started_s",
+        "_started_unix_s",
+        "_status",
+        "_tally",
+        "_ttft_s",
+        "_usage",
+        "_wire",
+    )
+
+    def __init__(self, shared: Shared, generation: Generation, request: web.BaseRequest, operation: tuple[str, str]) -> None:
+        self._shared = shared
+        self._generation = generation
+        self._request = request
+        self._operation, self._path = operation
+        self._started_s = time.monotonic()
+        self._started_unix_s = time.time()
+        self._fields = ""
+        self._request_id = ""
+        self._client: Client | None = None
+        self._wire: ModelRequest | None = None
+        self._lane: Lane | None = None
+        self._lease: Lease | None = None
+        self._attempts: Attempts | None = None
+        self._planned: Planned | None = None
+        self._tally: Tally | None = None
+        self._said = ""  # the attempts, in words
+        self._usage: Usage | None = None
+        self._outcome = "ok"
+        self._error_type = ""
+        self._status = 200
+        self._sent_bytes = 0
+        self._ttft_s: float | None = None
+        self._answered_at_s = 0.0
+
+    async def run(self, request_id: str, fields: str) -> web.StreamResponse:
+        """Serve the request; every failure becomes an answer in OpenAI's shape. A cancel means that the client has gone."""
+        self._request_id = request_id
+        self._fields = fields
+        generation = self._generation
+        generation.inflight += 1
+        try:
+            return await self._serve()
+        except RequestError as exc:
+            self._failed(exc.status, exc.error_type, "rejected" if exc.error_type in _REJECTED else "client_error")
+            return self._reply(error_reply(exc, self._all_fields()))
+        except AttemptsExhausted as exc:
+            reply = exhausted_reply(exc, self._all_fields())
+            clients_fault = exc.last.kind in _CLIENTS_FAULT
+            self._failed(reply.status, exc.last.error_type, "client_error" if clients_fault else "upstream_error")
+            return self._reply(reply)
+        except asyncio.CancelledError:
+            self._failed(499, ErrorType.CALLER_GONE, "client_gone")
+            raise
+        except Exception:
+            self._failed(500, ErrorType.ROUTER_INTERNAL, "upstream_error")
+            raise
+        finally:
+            generation.inflight -= 1
+            self._settle()
+            self._account()
+
+    async def _serve(self) -> web.StreamResponse:
+        generation = self._generation
+        client = self._client = generation.clients.authenticate(key_of(self._request))
+        raw = await read_json_body(self._request, generation.graph.limits.request_body_bytes)
+        request = self._wire = parse_request(raw, self._operation, self._path)
+        request.request_id = self._request_id
+        request.arrived_at_s = self._started_s
+        request.client = client.name if client is not None else ""
+        resolved = generation.resolver.resolve(request.model, None if client is None else lambda name: allowed(client, name))
+        route = resolved.route
+        if client is not None and not allowed(client, request.model, route.name):
+            raise Forbidden(f"This key may not use the model '{request.model}'.", param="model")
+        lane = self._lane = generation.lane(route)
+        body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
+        now_s = time.monotonic()
+        charges = generation.charges(client, route, request.model)
+        if charges:
+            estimate = estimate_tokens(request.size_bytes, max_tokens_of(body))
+            self._lease = reserve(self._shared.counters, charges, tokens=estimate, now_s=now_s)
+        attempts = self._attempts = Attempts(
+            lane=lane,
+            request=request,
+            body=body,
+            plan=lane.plan.order(resolved.captured, generation.health, self._shared.rng, now_s),
+            health=generation.health,
+            rng=self._shared.rng,
+            reserve=self._reserve_at_provider if generation.has_provider_budgets else None,
+            response_limit_bytes=generation.graph.limits.response_body_bytes,
+            now=time.monotonic,
+            now_unix=time.time,
+        )
+        self._shared.before_upstream.observe(time.monotonic() - self._started_s)
+        answer = await attempts.run()
+        self._answered_at_s = time.monotonic()
+        self._planned = answer.planned
+        self._tally = generation.tally(
+            self._operation, route.name, client.name if client is not None else ANONYMOUS, answer.planned
+        )
+        if answer.relay is not None:
+            return await self._stream(attempts, answer)
+        return self._unary(attempts, answer)
+
+    def _unary(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
+        assert answer.response is not None and answer.decoded is not None
+        usage = self._usage = answer.decoded.usage
+        attempts.finish(answer, usage.total_tokens if usage is not None else None)
+        return self._reply(Reply(200, self._all_fields() + JSON_FIELD, answer.response.body))
+
+    async def _stream(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
+        relay = answer.relay
+        assert relay is not None
+        self._ttft_s = self._answered_at_s - self._started_s
+        protocol = cast(ClientProtocol, self._request.protocol)
+        stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
+        protocol.feeder = relay
+        try:
+            relay.commit(stream, answer.planned.provider.name)
+            ended = await relay.finished
+        except BaseException:
+            relay.stop()
+            self._shared.metrics.counter(
+                "routerd_stream_interruptions_total", answer.planned.target.label, Ended.CLIENT_STALLED.value
+            ).inc()
+            raise
+        finally:
+            protocol.feeder = None
+            usage = self._usage = relay.scan.usage
+            self._sent_bytes = relay.sent_bytes
+            attempts.upstream_s = time.monotonic() - self._started_s
+            attempts.finish(answer, usage.total_tokens if usage is not None else None)
+        if ended is not Ended.OK:
+            self._interrupted(answer.planned, ended)
+        if ended is Ended.CLIENT_STALLED and self._request.transport is not None:
+            self._request.transport.abort()
+        return stream.finished()
+
+    def _interrupted(self, planned: Planned, ended: Ended) -> None:
+        gone = ended is Ended.CLIENT_STALLED
+        self._outcome = "client_gone" if gone else "truncated"
+        kinds = {Ended.CLIENT_STALLED: ErrorType.CALLER_GONE, Ended.ERROR_EVENT: ErrorType.UPSTREAM_STREAM_ERROR}
+        self._error_type = str(kinds.get(ended, ErrorType.UPSTREAM_STREAM_CUT))
+        self._shared.metrics.counter("routerd_stream_interruptions_total", planned.target.label, ended.value).inc()
+
+    def _reserve_at_provider(self, planned: Planned) -> Lease | None:
+        assert self._wire is not None and self._attempts is not None and self._lane is not None
+        charges = self._generation.provider_charges(planned, self._client, self._lane.route)
+        if not charges:
+            return None
+        estimate = estimate_tokens(self._wire.size_bytes, max_tokens_of(self._attempts.body))
+        return reserve(self._shared.counters, charges, tokens=estimate, now_s=time.monotonic())
+
+    def _all_fields(self) -> str:
+        """Return the header lines of this answer: those of every answer, and what routerd did."""
+        generation, lane, planned = self._generation, self._lane, self._planned
+        if not generation.graph.response_headers:
+            return self._fields
+        if self._tally is not None and self._tally.fields:
+            fields = self._tally.fields
+        else:
+            fields = generation.fields(lane.route.name if lane is not None else "", planned)
+        if self._attempts is not None and self._attempts.records:
+            fields += f"x-routerd-attempts: {self._attempts_text()}\r\n"
+        return self._fields + fields
+
+    def _attempts_text(self) -> str:
+        if not self._said and self._attempts is not None:
+            self._said = safe(attempts_text(self._attempts.records))
+        return self._said
+
+    def _reply(self, reply: Reply) -> web.StreamResponse:
+        self._sent_bytes = len(reply.body)
+        return cast(web.StreamResponse, reply)
+
+    def _failed(self, status: int, error_type: ErrorType, outcome: str) -> None:
+        self._status = status
+        self._error_type = str(error_type)
+        self._outcome = outcome
+
+    def _settle(self) -> None:
+        """Give the request's own lease back: real usage where the engine told, nothing where nothing was answered."""
+        lease = self._lease
+        if lease is None:
+            return
+        now_s = time.monotonic()
+        if self._usage is not None:
+            lease.settle(self._usage.total_tokens, now_s)
+        elif self._planned is None:
+            lease.settle(0, now_s)
+        lease.release(now_s)
+
+    def _account(self) -> None:
+        """Count the request and write its access record."""
+        ended_s = time.monotonic()
+        shared, lane, tally = self._shared, self._lane, self._tally
+        duration_s = ended_s - self._started_s
+        if tally is not None and self._attempts is not None:
+            shared.after_upstream.observe(max(0.0, duration_s - self._attempts.upstream_s))
+            if self._usage is not None:
+                tally.tokens(self._usage)
+            if self._ttft_s is not None:
+                tally.streamed(self._ttft_s, ended_s - self._answered_at_s, self._usage)
+        if tally is not None and self._outcome == "ok":
+            tally.ok(duration_s)
+        else:
+            self._count_failure(duration_s)
+        if shared.access is not None:
+            shared.access(self._record(lane.route.name if lane is not None else OTHER, ended_s))
+
+    def _count_failure(self, duration_s: float) -> None:
+        metrics, planned = self._shared.metrics, self._planned
+        route = self._lane.route.name if self._lane is not None else OTHER
+        client = self._client.name if self._client is not None else ANONYMOUS
+        metrics.counter("routerd_requests_total", route, client, self._outcome).inc()
+        if self._attempts is not None:
+            provider, model = (planned.provider.name, planned.target.model) if planned is not None else ("", "")
+            metrics.histogram(
+                "gen_ai_server_request_duration_seconds", self._operation, provider, route, model, self._error_type
+            ).observe(duration_s)
+
+    def _record(self, route: str, ended_s: float) -> AccessRecord:
+        wire, planned, attempts, usage = self._wire, self._planned, self._attempts, self._usage
+        return AccessRecord(
+            at_unix_s=self._started_unix_s,
+            request_id=self._request_id,
+            method=self._request.method,
+            path=f"/v1/{self._path}",
+            client=self._client.name if self._client is not None else "",
+            route=route,
+            model=wire.model if wire is not None else "",
+            target=planned.target.label if planned is not None else "",
+            provider=planned.provider.name if planned is not None else "",
+            attempts=self._attempts_text(),
+            status=self._status,
+            outcome=self._outcome,
+            error_type=self._error_type,
+            generation=self._generation.number,
+            stream=wire.stream if wire is not None else False,
+            input_tokens=usage.input_tokens if usage is not None else None,
+            output_tokens=usage.output_tokens if usage is not None else None,
+            duration_s=ended_s - self._started_s,
+            upstream_s=attempts.upstream_s if attempts is not None else None,
+            ttft_s=self._ttft_s,
+            bytes_out=self._sent_bytes,
+            remote=self._request.remote or "",
+        )

@@ -1,0 +1,108 @@
+"""One generation as a worker serves it: the frozen graph and what is compiled from it lazily, plus a count of its requests.
+
+A request takes the generation once and keeps it to its end, so route, provider, budget and header all belong together; an old
+generation is freed when its last request ends. Nothing here outlives a generation: pools, health, counters and metrics do not
+live here.
+"""
+
+from __future__ import annotations
+
+from routerd.attempt import Lane
+from routerd.graph import Client, Graph, Route
+from routerd.health import View
+from routerd.plan import Planned, Resolver
+from routerd.policy import Charge, ClientIndex, charges, provider_charges
+from routerd.server.render import safe
+from routerd.server.shared import Shared
+from routerd.server.tally import Tally
+
+__all__ = ["Generation"]
+
+MAX_LANES_CACHED = 20_000  # more routes than that are compiled again when asked for
+
+
+class Generation:
+    """A graph with its lazily compiled lanes. `number` is what `x-routerd-generation` says."""
+
+    __slots__ = (
+        "_charges",
+        "_lanes",
+        "_provider_charges",
+        "_shared",
+        "_tallies",
+        "clients",
+        "graph",
+        "has_provider_budgets",
+        "health",
+        "inflight",
+        "number",
+        "resolver",
+    )
+
+    def __init__(self, number: int, graph: Graph, shared: Shared) -> None:
+        self.number = number
+        self.graph = graph
+        self.inflight = 0
+        self.health: View = View({})  # set by the swap: what is known of this generation's endpoints
+        self.resolver = Resolver(graph)
+        self.clients = ClientIndex(graph.clients)
+        self.has_provider_budgets = any(provider.budgets for provider in graph.providers.values()) or any(
+            budget.scope == "provider" for budget in graph.budgets.values()
+        )
+        self._shared = shared
+        self._lanes: dict[str, Lane] = {}
+        self._charges: dict[tuple[str, str], tuple[Charge, ...]] = {}
+        self._provider_charges: dict[tuple[str, str, int], tuple[Charge, ...]] = {}
+        self._tallies: dict[tuple[str, str, str, int], Tally] = {}
+
+    def lane(self, route: Route) -> Lane:
+        """Return the lane of a route, compiled at its first request."""
+        lane = self._lanes.get(route.name)
+        if lane is None:
+            if len(self._lanes) >= MAX_LANES_CACHED:
+                self._lanes.clear()
+            lane = self._lanes[route.name] = Lane(self.graph, route, self._shared, self._shared.metrics)
+        return lane
+
+    def charges(self, client: Client | None, route: Route, asked: str) -> tuple[Charge, ...]:
+        """Return the budgets of the client and the route that this request counts against."""
+        if not route.budgets and (client is None or not client.budgets):
+            return ()
+        if route.pattern is not None:  # a budget's own model filter may look at the asked name
+            return charges(self.graph, client=client, route=route, captured_model=asked)
+        key = (client.name if client is not None else "", route.name)
+        found = self._charges.get(key)
+        if found is None:
+            found = self._charges[key] = charges(self.graph, client=client, route=route, captured_model=asked)
+        return found
+
+    def provider_charges(self, planned: Planned, client: Client | None, route: Route) -> tuple[Charge, ...]:
+        """Return what an attempt at this provider counts against, besides what the request does."""
+        if "{" in planned.target.model:  # a budget's own model filter may look at the upstream's name
+            return provider_charges(self.graph, planned.provider, planned.model, client, route)
+        key = (client.name if client is not None else "", route.name, planned.index)
+        found = self._provider_charges.get(key)
+        if found is None:
+            found = provider_charges(self.graph, planned.provider, planned.model, client, route)
+            self._provider_charges[key] = found
+        return found
+
+    def tally(self, operation: str, route: str, client: str, planned: Planned) -> Tally:
+        """Return the cells of requests of this kind."""
+        key = (operation, route, client, planned.index)
+        found = self._tallies.get(key)
+        if found is None:
+            fields = "" if "{" in planned.target.model else self.fields(route, planned)
+            found = self._tallies[key] = Tally(self._shared.metrics, (operation, route, client), planned, fields)
+        return found
+
+    def fields(self, route: str, planned: Planned | None) -> str:
+        """Return the x-routerd-* lines that say where a request went; none when they are switched off."""
+        if not self.graph.response_headers:
+            return ""
+        fields = f"x-routerd-generation: {self.number}\r\n"
+        if route:
+            fields += f"x-routerd-route: {safe(route)}\r\n"
+        if planned is not None:
+            fields += f"x-routerd-target: {safe(planned.provider.name)}/{safe(planned.model)}\r\n"
+        return fields

@@ -1,0 +1,53 @@
+"""What all requests of a worker share and no reload replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from routerd.attempt import Ticker
+from routerd.health import Health
+from routerd.observe import AccessRecord, HistogramCell, Metrics
+from routerd.policy import Counters
+from routerd.upstream import Upstreams
+
+__all__ = ["RequestIds", "Shared"]
+
+
+class RequestIds:
+    """Ids that are unique over workers and restarts: a random start, then a count."""
+
+    __slots__ = ("_count", "_prefix")
+
+    def __init__(self) -> None:
+        self._prefix = f"req_{os.urandom(8).hex()}"
+        self._count = 0
+
+    def next(self) -> str:
+        """Return the next id."""
+        self._count += 1
+        return f"{self._prefix}{self._count:08x}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Shared:
+    """One a worker."""
+
+    loop: asyncio.AbstractEventLoop
+    upstreams: Upstreams
+    health: Health
+    counters: Counters
+    metrics: Metrics
+    access: Callable[[AccessRecord], None] | None
+    ticker: Ticker
+    rng: random.Random = field(default_factory=random.Random)
+    ids: RequestIds = field(default_factory=RequestIds)
+    before_upstream: HistogramCell = field(init=False)
+    after_upstream: HistogramCell = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before_upstream = self.metrics.histogram("routerd_overhead_seconds", "before_upstream")
+        self.after_upstream = self.metrics.histogram("routerd_overhead_seconds", "after_upstream")

@@ -1,0 +1,51 @@
+"""The metric cells of one kind of request, resolved once: same operation, route, client and target.
+
+A request that went well touches only what stands here; what is rare (failures, interruptions) is looked up when it happens.
+"""
+
+from __future__ import annotations
+
+from routerd.messages import Usage
+from routerd.observe import Metrics
+from routerd.plan import Planned
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Counts finished requests that reached a target. `fields` are their x-routerd-* lines where these never change."""
+
+    __slots__ = ("_duration", "_in_total", "_input", "_ok", "_out_total", "_output", "_per_token", "_ttft", "fields")
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, str, str], planned: Planned, fields: str) -> None:
+        operation, route, client = labels
+        provider = planned.provider.name
+        call = (operation, provider, route, planned.target.model)
+        self.fields = fields
+        self._ok = metrics.counter("routerd_requests_total", route, client, "ok")
+        self._duration = metrics.histogram("gen_ai_server_request_duration_seconds", *call, "")
+        self._ttft = metrics.histogram("gen_ai_server_time_to_first_token_seconds", *call)
+        self._per_token = metrics.histogram("gen_ai_server_time_per_output_token_seconds", *call)
+        self._input = metrics.histogram("gen_ai_client_token_usage", *call, "input")
+        self._output = metrics.histogram("gen_ai_client_token_usage", *call, "output")
+        self._in_total = metrics.counter("routerd_tokens_total", route, client, provider, "input")
+        self._out_total = metrics.counter("routerd_tokens_total", route, client, provider, "output")
+
+    def ok(self, duration_s: float) -> None:
+        """Count a request that went well."""
+        self._ok.inc()
+        self._duration.observe(duration_s)
+
+    def streamed(self, ttft_s: float, rest_s: float, usage: Usage | None) -> None:
+        """Count the pace of a stream: `rest_s` from the first token to the end."""
+        self._ttft.observe(ttft_s)
+        if usage is not None and usage.output_tokens > 1:
+            self._per_token.observe(rest_s / (usage.output_tokens - 1))
+
+    def tokens(self, usage: Usage) -> None:
+        """Count what the upstream said it used."""
+        self._input.observe(usage.input_tokens)
+        self._in_total.inc(usage.input_tokens)
+        if usage.output_tokens:
+            self._output.observe(usage.output_tokens)
+            self._out_total.inc(usage.output_tokens)
