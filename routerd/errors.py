@@ -208,6 +208,8 @@ class BudgetExceeded(RequestError):
     type = "rate_limit_error"
     code = "budget_exceeded"
     error_type = ErrorType.POLICY_BUDGET
+    budget = ""  # its name and scope, for the metric
+    scope = ""
 
 
 class NotReady(RequestError):

@@ -365,12 +365,46 @@ def format_json(record: AccessRecord) -> str:
 
 def format_text(record: AccessRecord) -> str:
     """Return `record` as one line of `key=value`. What a client wrote is quoted, so it cannot forge a line."""
-    return " ".join(f"{name}={_text(value)}" for name, value in _present(record))
+    words = (record.request_id, record.path, record.client, record.route, record.model, record.target, record.attempts)
+    plain = "".join(words)
+    if not (plain.isascii() and plain.isprintable()) or " " in plain or '"' in plain or "=" in plain:
+        return " ".join(f"{name}={_text(value)}" for name, value in _present(record))
+    return _plain_text(record)
+
+
+def _plain_text(record: AccessRecord) -> str:
+    """The same line for a record whose words need no quotes: a third of the time, and this is done for every request."""
+    r = record
+    names = (
+        ("request_id", r.request_id), ("method", r.method), ("path", r.path), ("client", r.client), ("route", r.route),
+        ("model", r.model), ("target", r.target), ("provider", r.provider), ("attempts", r.attempts),
+    )  # fmt: skip
+    words = "".join([f" {name}={value}" for name, value in names if value])
+    line = f"time={_moment(r.at_unix_s)}{words} status={r.status}"
+    if r.outcome:
+        line += f" outcome={r.outcome}"
+    if r.error_type:
+        line += f" error_type={r.error_type}"
+    line += f" generation={r.generation} stream={'true' if r.stream else 'false'}"
+    if r.input_tokens is not None:
+        line += f" input_tokens={r.input_tokens}"
+    if r.output_tokens is not None:
+        line += f" output_tokens={r.output_tokens}"
+    line += f" duration_s={round(r.duration_s, 6)}"
+    if r.upstream_s is not None:
+        line += f" upstream_s={round(r.upstream_s, 6)}"
+    if r.ttft_s is not None:
+        line += f" ttft_s={round(r.ttft_s, 6)}"
+    line += f" bytes_out={r.bytes_out}"
+    return f"{line} remote={r.remote}" if r.remote else line
+
+
+def _moment(at_unix_s: float) -> str:
+    return datetime.fromtimestamp(at_unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _present(record: AccessRecord) -> Iterator[tuple[str, Any]]:
-    moment = datetime.fromtimestamp(record.at_unix_s, UTC)
-    yield "time", moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    yield "time", _moment(record.at_unix_s)
     for name in AccessRecord.__slots__[1:]:
         value = getattr(record, name)
         if value is None or value == "":

@@ -13,6 +13,8 @@ from routerd.observe import (
     AccessRecord,
     Metrics,
     Snapshot,
+    _present,
+    _text,
     format_json,
     format_text,
     render_metrics,
@@ -156,6 +158,16 @@ def test_a_text_record_is_one_line_whatever_the_client_wrote() -> None:
         "generation=0 stream=true output_tokens=0 duration_s=0.123457 bytes_out=0"
     )
     assert len(line.splitlines()) == 1
+
+
+def test_the_short_way_of_a_plain_record_says_the_same_as_the_long_way() -> None:
+    full = AccessRecord(
+        1700000000.25, "r1", "POST", "/v1/chat/completions", "c", "route", "m", "p/m", "p", "e:ok", 200, "ok", "x", 3, True, 1, 2,
+        0.5, 0.25, 0.125, 99, "::1",
+    )  # fmt: skip
+    bare = AccessRecord(1700000000.0)
+    for record in (full, bare):
+        assert format_text(record) == " ".join(f"{name}={_text(value)}" for name, value in _present(record))
 
 
 def test_a_json_record_keeps_values_and_leaves_out_what_is_absent() -> None:

@@ -23,7 +23,7 @@ from routerd.attempt.lane import Lane, Wire
 from routerd.attempt.relay import Refused, Relay
 from routerd.attempt.verdict import RULES, Verdict, judge
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
-from routerd.graph import Backoff
+from routerd.graph import Backoff, Provider
 from routerd.health import View
 from routerd.messages import AttemptRecord, ModelRequest, WireResponse
 from routerd.plan import Planned
@@ -148,6 +148,7 @@ class Attempts:
             return answer
         except UpstreamError as exc:
             exc.endpoint = planned.endpoint.name
+            without_secrets(exc, planned.provider)
             record.result = str(exc.error_type)
             record.reason = str(exc.kind)
             record.status = exc.status
@@ -226,6 +227,24 @@ class Attempts:
 class _Again:
     at_s: float
     planned: Planned
+
+
+def without_secrets(error: UpstreamError, provider: Provider) -> None:
+    """Take out of an upstream's words what no client may read: they may quote the credential that they refuse."""
+    if error.kind in _OUR_ACCOUNT:
+        error.message = _OUR_ACCOUNT[error.kind]
+        error.body = None
+    secret = provider.auth.secret
+    if secret:
+        error.message = error.message.replace(secret.reveal(), "***")
+        if error.body is not None:
+            error.body = error.body.replace(secret.reveal().encode(), b"***")
+
+
+_OUR_ACCOUNT = {
+    ErrorKind.AUTH: "the upstream refused routerd's credential",
+    ErrorKind.CREDITS: "the upstream refused routerd's account: it is out of credit",
+}
 
 
 def backoff_s(backoff: Backoff, retry: int, rng: random.Random) -> float:

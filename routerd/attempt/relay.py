@@ -327,7 +327,9 @@ _ENDED = -1  # `Relay._status` once the upstream's side is complete
 
 def _as_error(fault: StreamFault) -> UpstreamError:
     if fault.error is not None:
-        return fault_error(classify_value(fault.error), 200, msgspec.json.encode({"error": fault.error}))
+        error = fault_error(classify_value(fault.error), 200, msgspec.json.encode({"error": fault.error}))
+        error.status = None  # the answer's own status was 200: what an event names is no status of the upstream
+        return error
     return UpstreamError(ErrorKind.STREAM_ERROR, fault.message, delivery=Delivery.ANSWERED)
 
 

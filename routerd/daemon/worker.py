@@ -254,7 +254,7 @@ async def _serve(told: dict[str, Any]) -> None:
     access = None
     if not logs.is_discarded(1):
         dropped = metrics.counter("routerd_access_records_dropped_total", str(index))
-        access = logs.AccessLog(told["log_format"], dropped, logs.write_lines(1))
+        access = logs.AccessLog(told["log_format"], dropped, logs.LineWriter(1))
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
         metrics=metrics,

@@ -168,8 +168,11 @@ def _exceeded(charge: Charge, retry_after_s: float) -> BudgetExceeded:
     if budget.window_s and budget.kind != "concurrency":
         allows += f" in {_length(budget.window_s)}"
     if math.isinf(retry_after_s):
-        return BudgetExceeded(f"{allows}; this request alone needs more.")
-    return BudgetExceeded(f"{allows}; retry in {math.ceil(retry_after_s)} s.", retry_after_s=retry_after_s)
+        error = BudgetExceeded(f"{allows}; this request alone needs more.")
+    else:
+        error = BudgetExceeded(f"{allows}; retry in {math.ceil(retry_after_s)} s.", retry_after_s=retry_after_s)
+    error.budget, error.scope = budget.name, budget.scope
+    return error
 
 
 _UNITS = {"concurrency": "requests at a time"}

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import cast
 
 from aiohttp import web
 
 from routerd.attempt import Answer, Attempts, Ended, Lane
-from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, RequestError
+from routerd.errors import AttemptsExhausted, BudgetExceeded, ErrorKind, ErrorType, Forbidden, RequestError
 from routerd.graph import Client
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
 from routerd.plan import Planned
-from routerd.policy import Lease, allowed, estimate_tokens, reserve
+from routerd.policy import Charge, Lease, allowed, estimate_tokens, reserve
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
 from routerd.server.protocol import ClientProtocol, ClientStream, Reply
@@ -136,7 +137,7 @@ class ModelCall:
         charges = generation.charges(client, route, request.model)
         if charges:
             estimate = estimate_tokens(request.size_bytes, max_tokens_of(body))
-            self._lease = reserve(self._shared.counters, charges, tokens=estimate, now_s=now_s)
+            self._lease = self._reserve(charges, estimate, now_s)
         attempts = self._attempts = Attempts(
             lane=lane,
             request=request,
@@ -207,7 +208,14 @@ class ModelCall:
         if not charges:
             return None
         estimate = estimate_tokens(self._wire.size_bytes, max_tokens_of(self._attempts.body))
-        return reserve(self._shared.counters, charges, tokens=estimate, now_s=time.monotonic())
+        return self._reserve(charges, estimate, time.monotonic())
+
+    def _reserve(self, charges: Sequence[Charge], tokens: int, now_s: float) -> Lease:
+        try:
+            return reserve(self._shared.counters, charges, tokens=tokens, now_s=now_s)
+        except BudgetExceeded as exc:
+            self._shared.metrics.counter("routerd_budget_rejections_total", exc.budget, exc.scope, "enforce").inc()
+            raise
 
     def _all_fields(self) -> str:
         """Return the header lines of this answer: those of every answer, and what routerd did."""

@@ -41,6 +41,7 @@ _STATUS_OF_KIND: Mapping[ErrorKind, tuple[int, str]] = {
     ErrorKind.STREAM_CUT: (502, "upstream_protocol"),
     ErrorKind.COLD: (503, "upstream_cold"),
 }
+_PASSED_STATUSES = frozenset({408, 409, 425, 429})  # SDKs retry on these as on 5xx
 _PASSED_ON = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.CONTEXT_LENGTH})
 _UPSTREAM_SOURCE = "x-routerd-error-source: upstream\r\n"
 _ROUTERD_SOURCE = "x-routerd-error-source: routerd\r\n"
@@ -111,7 +112,7 @@ def _exhausted_error(last: UpstreamError) -> tuple[int, dict[str, Any]]:
     fixed = _STATUS_OF_KIND.get(last.kind)
     if fixed is not None:
         return fixed[0], {"message": last.message, "type": "upstream_error", "code": fixed[1], "param": None}
-    status = last.status if last.status is not None and last.status >= 429 else 502
+    status = last.status if last.status is not None and (last.status in _PASSED_STATUSES or last.status >= 500) else 502
     kind = "rate_limit_error" if last.kind is ErrorKind.RATE_LIMITED else "server_error"
     if last.kind is ErrorKind.RATE_LIMITED:
         status = 429

@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import select
-import threading
 from pathlib import Path
 
 import pytest
 
-from routerd.daemon.log import BATCH, QUEUE_MAX, AccessLog, _Json, _pieces, _Text, is_discarded, write_lines
+from routerd.daemon.log import BATCH, QUEUE_MAX, AccessLog, LineWriter, _Json, _pieces, _Text, is_discarded
 from routerd.observe import AccessRecord, Cell
 
 
@@ -39,38 +38,64 @@ def test_a_json_line_is_one_line_even_with_a_traceback() -> None:
     assert "ValueError: inner" in entry["exception"]
 
 
+class Reader:
+    """A writer whose reader takes `room` more writes, each of at most `bite` bytes."""
+
+    def __init__(self, room: int = 1 << 30, bite: int = 1 << 30) -> None:
+        self.room, self.bite, self.wrote = room, bite, b""
+
+    def ready(self, timeout_s: float = 0.0) -> bool:
+        del timeout_s
+        return self.room > 0
+
+    def write(self, data: bytes) -> int:
+        self.room -= 1
+        self.wrote += data[: self.bite]
+        return len(data[: self.bite])
+
+
 def test_too_many_records_are_dropped_and_counted() -> None:
     dropped = Cell()
-    log = AccessLog("text", dropped, lambda data: None)
+    log = AccessLog("text", dropped, Reader())
     for i in range(QUEUE_MAX + 3):
         log.add(AccessRecord(float(i)))
     assert dropped.value == 3
 
 
-def test_records_come_out_in_order_in_batches_and_a_busy_writer_gets_nothing_more() -> None:
-    may_write = threading.Semaphore(0)
-    wrote: list[bytes] = []
-
-    def write(data: bytes) -> None:
-        assert may_write.acquire(timeout=10)
-        wrote.append(data)
-
-    log = AccessLog("json", Cell(), write)
+@pytest.mark.parametrize("bite", [1 << 30, 7])
+def test_records_come_out_in_order_and_a_reader_that_stands_still_gets_nothing_more(bite: int) -> None:
+    reader = Reader(room=1, bite=bite)
+    log = AccessLog("json", Cell(), reader)
     for i in range(BATCH + 1):
         log.add(AccessRecord(float(i), request_id=str(i)))
-    assert log.flush() is True
-    assert log.flush() is False  # the first batch is not written yet
-    may_write.release(2)
-    log.finish(10.0)
-    lines = b"".join(wrote).decode().splitlines()
-    assert len(wrote) == 2
-    assert [json.loads(line)["request_id"] for line in lines] == [str(i) for i in range(BATCH + 1)]
-
-
-def test_a_flush_of_nothing_starts_no_thread() -> None:
-    log = AccessLog("text", Cell(), lambda data: None)
+    assert log.flush() is False  # one write found room
+    before = reader.wrote
     assert log.flush() is False
-    assert log._thread is None
+    log.finish(0.0)
+    assert reader.wrote == before
+    reader.room = 1 << 30
+    log.finish(0.0)
+    assert [json.loads(line)["request_id"] for line in reader.wrote.splitlines()] == [str(i) for i in range(BATCH + 1)]
+
+
+def test_a_flush_of_nothing_writes_nothing() -> None:
+    reader = Reader()
+    assert AccessLog("text", Cell(), reader).flush() is False
+    assert reader.wrote == b""
+
+
+def test_a_full_pipe_is_not_ready_and_a_reader_that_left_takes_everything() -> None:
+    out, into = os.pipe()
+    writer = LineWriter(into)
+    assert writer.ready()
+    os.set_blocking(into, False)
+    while writer.ready():
+        assert writer.write(b"x" * select.PIPE_BUF) == select.PIPE_BUF
+    os.read(out, 1 << 20)
+    assert writer.ready()
+    os.close(out)
+    assert writer.write(b"nobody reads this\n") == 18
+    os.close(into)
 
 
 @pytest.mark.parametrize("most", [1, 5, 6, 11, 100])
@@ -80,25 +105,6 @@ def test_pieces_are_whole_lines_and_lose_nothing(most: int) -> None:
     assert b"".join(parts) == data
     assert all(part.endswith(b"\n") for part in parts)
     assert all(len(part) <= most or part.count(b"\n") == 1 for part in parts)
-
-
-def test_writes_to_a_pipe_are_small_enough_to_be_atomic(monkeypatch: pytest.MonkeyPatch) -> None:
-    out, into = os.pipe()
-    sizes: list[int] = []
-    real = os.write
-
-    def counted(fd: int, data: bytes) -> int:
-        sizes.append(len(data))
-        return real(fd, data)
-
-    write = write_lines(into)
-    monkeypatch.setattr(os, "write", counted)
-    write(b"x" * 99 + b"\n" + (b"y" * 999 + b"\n") * 9)
-    assert max(sizes) <= select.PIPE_BUF
-    assert len(os.read(out, 65536)) == 100 + 9000
-    os.close(out)
-    write(b"nobody reads this\n")
-    os.close(into)
 
 
 def test_the_null_device_and_a_closed_descriptor_are_read_by_nobody(tmp_path: Path) -> None:
