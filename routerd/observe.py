@@ -83,6 +83,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "gauge", "Length of the endpoint's cooldown that runs now, or 0.", ("endpoint",), merge="max"
         ),
         "routerd_budget_rejections_total": Family("counter", "Requests refused by a budget.", ("budget", "scope", "mode")),
+        "routerd_budget_table_overflows": Family(
+            "gauge", "Charges that passed uncounted because the table of budgets was full, on this host.", merge="max"
+        ),
         "routerd_tokens_total": Family(
             "counter", "Tokens as the upstream reported them.", ("route", "client", "provider", "token_type")
         ),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from routerd.errors import ModelNotFound
-from routerd.graph import Failover, Graph, Pattern, Provider, Retry, Route, Step, Target
+from routerd.graph import Graph, Pattern, Provider, Route, Step, Target
 from routerd.plan.suggest import Suggester
 
 CACHE_NAMES = 4096
@@ -176,8 +176,8 @@ def direct_route(provider: Provider) -> Route:
         name=f"{provider.name}/*",
         chain=(Step(targets=(Target(provider=provider.name, model="{1}", timeouts=provider.timeouts),)),),
         pattern=Pattern.parse(f"{provider.name}/*"),
-        failover=Failover(),
-        retry=Retry(),
+        failover=provider.failover,
+        retry=provider.retry,
     )
 
 

@@ -45,6 +45,10 @@ class Charge:
 class Counters(Protocol):
     """What budgets need counted; `state` has the implementations. A handle names what one take of one charge left behind."""
 
+    @property
+    def overflows(self) -> int:
+        """How often a charge passed uncounted because there was no room for it."""
+
     def take(self, charges: Sequence[Charge], amounts: Sequence[int], now_s: float, /) -> Taken:
         """Take all amounts or none, atomically over all processes. Keys are distinct."""
 

@@ -104,6 +104,7 @@ class Gateway:
     def publish_gauges(self) -> None:
         """Bring the gauges of endpoints and generations up to date; called before a snapshot, never by a request."""
         metrics, now_s = self._shared.metrics, time.monotonic()
+        metrics.gauge("routerd_budget_table_overflows").set(self._shared.counters.overflows)
         for name, state in self._shared.health.items():
             metrics.gauge("routerd_inflight_requests", name).set(state.inflight)
             metrics.gauge("routerd_endpoint_cooldown_seconds", name).set(max(0.0, state.cool_until_s - now_s))

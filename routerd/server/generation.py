@@ -45,6 +45,7 @@ class Generation:
         self.inflight = 0
         self.health: View = View({})  # set by the swap: what is known of this generation's endpoints
         self.resolver = Resolver(graph)
+        self.resolver.warm()
         self.clients = ClientIndex(graph.clients)
         self.has_provider_budgets = any(provider.budgets for provider in graph.providers.values()) or any(
             budget.scope == "provider" for budget in graph.budgets.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.errors import ModelNotFound
-from routerd.graph import Graph, Pattern, Route
+from routerd.graph import Failover, Graph, Pattern, Retry, Route
 from routerd.plan import Resolver, resolve
 from routerd.plan.resolve import CACHE_NAMES, PatternIndex
 from tests.plan.build import graph, provider, route
@@ -194,3 +195,11 @@ def test_what_a_pattern_captured_rebuilds_the_name(text: str, name: str) -> None
     assert all(captured)
     inner = captured if pieces[-1] else captured[:-1]
     assert not any("/" in value for value in inner)
+
+
+def test_a_direct_name_is_retried_and_failed_over_as_its_provider_says() -> None:
+    graph = small()
+    own = dataclasses.replace(graph.providers["openrouter"], retry=Retry(attempts=3), failover=Failover(max_attempts=7))
+    changed = dataclasses.replace(graph, providers={**graph.providers, "openrouter": own})
+    route = resolve(changed, "openrouter/z").route
+    assert (route.retry.attempts, route.failover.max_attempts) == (3, 7)
