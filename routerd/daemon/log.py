@@ -79,7 +79,9 @@ def is_discarded(fd: int) -> bool:
 
 
 class Writer(Protocol):
-    """Where lines go."""
+    """Where lines go, in parts of at most `piece_bytes`."""
+
+    piece_bytes: int
 
     def ready(self, timeout_s: float = 0.0) -> bool:
         """Return whether a write would not block."""
@@ -95,6 +97,8 @@ class LineWriter:
         self._fd = fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
+        # A file takes any length at once; in a pipe or a socket only this much is sure to find room, and to stay in one piece.
+        self.piece_bytes = 65536 if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
 
     def ready(self, timeout_s: float = 0.0) -> bool:
         """Return whether a write would not block; wait that long for it."""
@@ -130,7 +134,7 @@ class AccessLog:
         if not self._parts and self._records:
             records = [self._records.popleft() for _ in range(min(BATCH, len(self._records)))]
             lines = "".join(self._format(record) + "\n" for record in records).encode()
-            self._parts.extend(_pieces(lines, select.PIPE_BUF))
+            self._parts.extend(_pieces(lines, self._writer.piece_bytes))
         while self._parts:
             if not self._writer.ready():
                 return False

@@ -114,7 +114,7 @@ class Gateway:
     async def start(self, sock: socket.socket) -> None:
         """Accept connections on a bound socket."""
         loop = asyncio.get_running_loop()
-        self._http = DataServer(self.handle, self._render_unparsed)
+        self._http = DataServer(self.handle, self._render_unparsed, self._shared.upstreams.outbox)
         self._server = await loop.create_server(self._http, sock=sock, backlog=BACKLOG)
 
     async def drain(self, timeout_s: float) -> None:
@@ -136,6 +136,7 @@ class Gateway:
             self._server = None
         if self._http is not None:
             http, self._http = self._http, None
+            self._shared.upstreams.outbox.flush()
             await http.shutdown(0.1)
         self._shared.upstreams.close()
 

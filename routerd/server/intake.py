@@ -6,11 +6,13 @@ A body that is there already (the usual case) is taken without waiting. A slow o
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from routerd.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from routerd.server.protocol import ClientProtocol
 
 __all__ = ["key_of", "read_json_body", "request_id_of"]
 
@@ -57,7 +59,7 @@ async def read_json_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
             raise _too_large(limit_bytes)
         return body
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        cast(ClientProtocol, request.protocol).outbox.post(request.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
         async with asyncio.timeout(BODY_TOTAL_S):
             return await _read_on(request, limit_bytes)

@@ -20,6 +20,8 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from routerd.upstream import Outbox
+
 __all__ = ["ClientProtocol", "ClientStream", "DataServer", "Feeder", "Reply", "head_of"]
 
 _log = logging.getLogger("routerd.server")
@@ -88,7 +90,10 @@ class Reply:
         self.keep_alive = self.keep_alive and request.keep_alive
         head = head_of(self.status, self.fields, keep_alive=self.keep_alive)
         length = b"" if self.status == 204 else b"content-length: %d\r\n" % len(self.body)
-        transport.write(b"%b%b\r\n%b" % (head, length, b"" if request.method == "HEAD" else self.body))
+        outbox = cast(ClientProtocol, request.protocol).outbox
+        outbox.post(transport, b"%b%b\r\n%b" % (head, length, b"" if request.method == "HEAD" else self.body))
+        if not self.keep_alive:  # aiohttp closes the connection next
+            outbox.flush()
 
     async def write_eof(self) -> None:
         """Nothing is left to write."""
@@ -113,7 +118,7 @@ class Streamed:
 class ClientStream:
     """The client's side of a stream: the head goes out with the first bytes, framed in chunks (HTTP/1.0: until close)."""
 
-    __slots__ = ("_chunked", "_head", "_transport", "keep_alive")
+    __slots__ = ("_chunked", "_head", "_outbox", "_transport", "keep_alive")
 
     def __init__(self, request: web.BaseRequest, fields: str) -> None:
         self._chunked = request.version >= (1, 1)
@@ -121,26 +126,29 @@ class ClientStream:
         framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
         self._head = head_of(200, f"{fields}{framing}", keep_alive=self.keep_alive) + b"\r\n"
         self._transport = request.transport
+        self._outbox = cast(ClientProtocol, request.protocol).outbox
 
     def write(self, data: bytes) -> None:
         """Push bytes of the body."""
         transport = self._transport
-        if transport is None or not data or transport.is_closing():
-            return  # the client has gone; its handler is being cancelled
+        if transport is None or not data:
+            return
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if self._head:
             framed = self._head + framed
             self._head = b""
-        transport.write(framed)
+        self._outbox.post(transport, framed)
 
     def end(self) -> None:
         """Push the end of the body."""
         transport, self._transport = self._transport, None
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         last = b"0\r\n\r\n" if self._chunked else b""
-        transport.write(self._head + last)
+        self._outbox.post(transport, self._head + last)
         self._head = b""
+        if not self.keep_alive:  # aiohttp closes the connection next
+            self._outbox.flush()
 
     def finished(self) -> web.StreamResponse:
         """Return what the handler gives back to aiohttp."""
@@ -150,11 +158,14 @@ class ClientStream:
 class ClientProtocol(web.RequestHandler):
     """One client connection. `feeder` is set while a stream runs on it."""
 
-    __slots__ = ("feeder", "render_error")
+    __slots__ = ("feeder", "outbox", "render_error")
 
-    def __init__(self, manager: web.Server, *, render_error: Callable[[web.BaseRequest, int, str], Reply], **kwargs: Any) -> None:
+    def __init__(
+        self, manager: web.Server, *, outbox: Outbox, render_error: Callable[[web.BaseRequest, int, str], Reply], **kwargs: Any
+    ) -> None:
         super().__init__(manager, **kwargs)
         self.feeder: Feeder | None = None
+        self.outbox = outbox
         self.render_error = render_error
 
     def pause_writing(self) -> None:
@@ -190,8 +201,10 @@ class DataServer(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         render_error: Callable[[web.BaseRequest, int, str], Reply],
+        outbox: Outbox,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
+        self._outbox = outbox
         self._render_error = render_error
         self._event_loop = asyncio.get_running_loop()
 
@@ -199,6 +212,7 @@ class DataServer(web.Server):
         """Make the protocol of one accepted connection."""
         return ClientProtocol(
             self,
+            outbox=self._outbox,
             render_error=self._render_error,
             loop=self._event_loop,
             access_log=None,

@@ -4,7 +4,8 @@ A slot belongs to a 16-byte key, lies within PROBES places of the key's hash, an
 never share one (and the first half of one is never 0, which means empty: a chance of 2**-64). Locks are POSIX record locks on
 bytes of the file (byte 0: the table, else: the slot); the kernel releases them when their process dies. Whoever holds a slot's
 lock never waits for the table's; several slots are locked in ascending order: no deadlock. The locks exclude processes, not
-threads: one thread a process uses a table.
+threads: one thread a process uses a table. A table made for one worker takes no locks: that worker is the only one to write, and
+control writes only after its end.
 A word is eight bytes, aligned and stored at once: a killed process leaves whole words behind, and DIRTY where they disagree.
 """
 
@@ -65,11 +66,13 @@ class Table:
 
     def lock(self, base: int) -> None:
         """Wait for the slot's lock; a holder keeps it for some microseconds."""
-        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, base)
+        if self.workers > 1:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, base)
 
     def unlock(self, base: int) -> None:
         """Give the slot's lock back."""
-        fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, base)
+        if self.workers > 1:
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, base)
 
     def holds(self, base: int, key: bytes) -> bool:
         """Tell whether the slot belongs to `key`."""

@@ -10,6 +10,7 @@ Cost and concurrency: single-threaded on the event loop; a unary exchange costs 
 
 from routerd.upstream.connection import Connection, Exchange, Headers, Sink
 from routerd.upstream.faults import protocol_fault, timeout_fault
+from routerd.upstream.outbox import Outbox
 from routerd.upstream.pool import Origin, Pool, Upstreams
 from routerd.upstream.simulated import SimulatedExchange
 
@@ -18,6 +19,7 @@ __all__ = [
     "Exchange",
     "Headers",
     "Origin",
+    "Outbox",
     "Pool",
     "SimulatedExchange",
     "Sink",

@@ -17,6 +17,7 @@ import httptools
 
 from routerd.errors import UpstreamError
 from routerd.upstream.faults import lost_fault, protocol_fault, stale_fault
+from routerd.upstream.outbox import Outbox
 from routerd.upstream.stale import unprocessed
 
 __all__ = ["Connection", "Exchange", "Headers", "Sink"]
@@ -82,8 +83,10 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_on_closed",
         "_on_idle",
+        "_outbox",
         "_parser",
         "_paused",
+        "_posted_turn",
         "_sink",
         "_stale",
         "closed",
@@ -95,10 +98,13 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
         on_idle: Callable[[Connection], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self._loop = loop
+        self._outbox = outbox
+        self._posted_turn = -1
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._parser = httptools.HttpResponseParser(self)
@@ -131,7 +137,8 @@ class Connection(asyncio.Protocol):
         self._reset()
         self._sink = sink
         self.exchanges += 1
-        self.transport.write(data)
+        self._posted_turn = self._outbox.turn
+        self._outbox.post(self.transport, data)
 
     def abort(self) -> None:
         """Close at once; the sink hears nothing more."""
@@ -205,7 +212,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Look at TCP's own record while the socket is still open; then let the transport close."""
         if self._sink is not None and not self._fed_bytes and self.exchanges > 1 and self.transport is not None:
-            self._stale = unprocessed(self.transport.get_extra_info("socket"))
+            unsent = self._posted_turn == self._outbox.turn
+            self._stale = unsent or unprocessed(self.transport.get_extra_info("socket"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

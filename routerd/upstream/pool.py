@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from routerd.upstream.connection import Connection
 from routerd.upstream.faults import dial_fault, timeout_fault
+from routerd.upstream.outbox import Outbox
 from routerd.upstream.tls import client_context
 
 __all__ = ["Origin", "Pool", "Upstreams"]
@@ -33,11 +34,14 @@ class Origin(NamedTuple):
 class Pool:
     """The connections to one origin."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin, tls: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, origin: Origin, tls: Callable[[], ssl.SSLContext], outbox: Outbox
+    ) -> None:
         self.origin = origin
         self.dialled = 0  # connections opened in all: an unrelated reload must not raise it
         self._loop = loop
         self._tls = tls
+        self._outbox = outbox
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._retired = False
@@ -80,7 +84,7 @@ class Pool:
         return connection
 
     def _make(self) -> Connection:
-        return Connection(self._loop, self._give_back, self._forget)
+        return Connection(self._loop, self._outbox, self._give_back, self._forget)
 
     def _give_back(self, connection: Connection) -> None:
         if self._retired:
@@ -119,6 +123,7 @@ class Upstreams:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tls: Callable[[], ssl.SSLContext] = client_context) -> None:
         self._loop = loop
+        self.outbox = Outbox(loop)
         self._make_context = tls
         self._context: ssl.SSLContext | None = None
         self._pools: dict[Origin, Pool] = {}
@@ -128,7 +133,7 @@ class Upstreams:
         """Return the pool of an origin, the same object for as long as it is wanted."""
         found = self._pools.get(origin)
         if found is None:
-            found = self._pools[origin] = Pool(self._loop, origin, self._tls)
+            found = self._pools[origin] = Pool(self._loop, origin, self._tls, self.outbox)
             if self._sweeper is None:
                 self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
         return found

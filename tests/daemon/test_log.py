@@ -41,6 +41,8 @@ def test_a_json_line_is_one_line_even_with_a_traceback() -> None:
 class Reader:
     """A writer whose reader takes `room` more writes, each of at most `bite` bytes."""
 
+    piece_bytes = select.PIPE_BUF
+
     def __init__(self, room: int = 1 << 30, bite: int = 1 << 30) -> None:
         self.room, self.bite, self.wrote = room, bite, b""
 
@@ -82,6 +84,14 @@ def test_a_flush_of_nothing_writes_nothing() -> None:
     reader = Reader()
     assert AccessLog("text", Cell(), reader).flush() is False
     assert reader.wrote == b""
+
+
+def test_parts_for_a_pipe_are_atomic_and_for_a_file_larger(tmp_path: Path) -> None:
+    out, into = os.pipe()
+    with open(tmp_path / "log", "wb") as file:
+        assert LineWriter(into).piece_bytes <= select.PIPE_BUF < LineWriter(file.fileno()).piece_bytes
+    os.close(out)
+    os.close(into)
 
 
 def test_a_full_pipe_is_not_ready_and_a_reader_that_left_takes_everything() -> None:
