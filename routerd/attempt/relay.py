@@ -151,7 +151,7 @@ class Relay:
         """The client reads again."""
         if self._paused_at_s and not self.finished.done():
             self._paused_at_s = 0.0
-            self._timer.touch(self._ticker.now())
+            self.last_at_s = self._ticker.now()
             self._exchange.resume()
 
     # ── the exchange's side ──
@@ -188,9 +188,21 @@ class Relay:
             self._out.append(out)
 
     def on_flush(self) -> None:
-        """One read is over: act on what it brought."""
-        if self._downstream is not None:
-            self._push()
+        """One read is over: act on what it brought. Once committed this runs for every chunk, so it is all in one place."""
+        downstream = self._downstream
+        if downstream is not None:
+            out = self._out
+            if out:
+                data = out[0] if len(out) == 1 else b"".join(out)
+                out.clear()
+                self.sent_bytes += len(data)
+                downstream.write(data)
+            self.last_at_s = self._ticker.now()
+            scan = self.scan
+            if scan.done:
+                self._done()
+            elif scan.fault is not None:
+                self._fault_out(scan.fault)
         elif self._error_body is None and not self.ready.done():
             self._hold()
         elif self._out:  # content is there, the commit is on its way
@@ -260,19 +272,6 @@ class Relay:
             self._exchange.abort()
             self.on_fail(protocol_fault("the upstream sent 1 MiB without content"))
 
-    def _push(self) -> None:
-        out = self._out
-        if out:
-            self._out = []
-            self._write(out[0] if len(out) == 1 else b"".join(out))
-        self.last_at_s = now_s = self._ticker.now()
-        self._timer.touch(now_s)
-        scan = self.scan
-        if scan.done:
-            self._done()
-        elif scan.fault is not None:
-            self._fault_out(scan.fault)
-
     def _write(self, data: bytes) -> None:
         self.sent_bytes += len(data)
         assert self._downstream is not None
@@ -309,7 +308,10 @@ class Relay:
             self.finished.set_result(ended)
 
     def _expired(self, phase: str, length_s: float) -> None:
-        if self._downstream is None:
+        since_s = self._paused_at_s or self.last_at_s
+        if phase == "idle" and since_s + length_s > self._ticker.now():
+            self._timer.enter("idle", since_s, length_s)  # it moved: chunks note the time and leave the timer alone
+        elif self._downstream is None:
             self._exchange.abort()
             delivery = Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED
             self.on_fail(timeout_fault(phase, length_s, delivery))

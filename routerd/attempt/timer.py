@@ -19,10 +19,11 @@ TICK_S = 0.025
 class Ticker:
     """The clock of one worker. Ticks only while somebody waits."""
 
-    __slots__ = ("_armed", "_loop", "_waiting")
+    __slots__ = ("_armed", "_loop", "_waiting", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.now = loop.time  # the loop's time, without a frame in between
         self._waiting: set[PhaseTimer] = set()
         self._armed = False
 
@@ -36,10 +37,6 @@ class Ticker:
     def discard(self, timer: PhaseTimer) -> None:
         """Forget it."""
         self._waiting.discard(timer)
-
-    def now(self) -> float:
-        """Return the loop's time."""
-        return self._loop.time()
 
     def _tick(self) -> None:
         now_s = self._loop.time()
