@@ -235,6 +235,10 @@ class Relay:
 
     def on_fail(self, error: UpstreamError) -> None:
         """The exchange broke: before commit the attempt hears of it, afterwards the client does."""
+        if self._out and self.ready.done():
+            self.on_flush()  # the read that broke may have brought whole events first
+            if self.finished.done():
+                return
         if self._downstream is not None:
             if self.scan.finished:  # everything was said; only the framing was cut
                 self._status = _ENDED

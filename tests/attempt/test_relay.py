@@ -201,6 +201,30 @@ async def test_a_finish_whose_framing_is_cut_is_a_whole_answer() -> None:
     assert rig.ended is Ended.OK
 
 
+async def test_what_came_in_the_same_read_as_the_break_is_not_lost() -> None:
+    rig = Rig().head().read(HI).commit()
+    rig.relay.on_body(HO + STOP)
+    rig.lose()
+    assert rig.client.body == HI + HO + STOP + DONE
+    assert rig.ended is Ended.OK
+
+
+async def test_a_done_that_came_in_the_same_read_as_the_break_is_said_once() -> None:
+    rig = Rig().head().read(HI).commit()
+    rig.relay.on_body(STOP + DONE)
+    rig.lose()
+    assert rig.client.body == HI + STOP + DONE
+    assert rig.ended is Ended.OK
+
+
+async def test_what_came_with_the_break_between_content_and_commit_is_not_lost() -> None:
+    rig = Rig().head().read(HI)
+    rig.relay.on_body(HO)
+    rig.lose().commit()
+    assert rig.client.body.startswith(HI + HO)
+    assert rig.client.last_event()["error"]["message"] == "the connection is gone"
+
+
 async def test_an_end_without_a_finish_is_never_passed_off_as_whole() -> None:
     rig = Rig().head().read(HI).commit().read(HO).end()
     assert rig.client.body.startswith(HI + HO)
