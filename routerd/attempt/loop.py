@@ -239,6 +239,7 @@ def without_secrets(error: UpstreamError, provider: Provider) -> None:
         error.message = error.message.replace(secret.reveal(), "***")
         if error.body is not None:
             error.body = error.body.replace(secret.reveal().encode(), b"***")
+    error.args = (error.message,)  # a traceback prints these
 
 
 _OUR_ACCOUNT = {

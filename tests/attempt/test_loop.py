@@ -1,0 +1,415 @@
+"""The loop as a conversation: what each target says, and what the loop does next. The clock moves only by sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts, backoff_s
+from routerd.errors import AttemptsExhausted, BadRequest, BudgetExceeded, Delivery, ErrorKind, RequestError, UpstreamError
+from routerd.graph import Auth, Backoff, Failover, Graph, Params, Retry, Route, Secret, Timeouts
+from routerd.health import Health, View
+from routerd.messages import ModelRequest
+from routerd.plan import Planned, RoutePlan
+from routerd.upstream import Sink
+from tests.attempt.fakes import START_S, Clock, Script, broken, whole
+from tests.plan.build import graph, provider, route, target
+from tests.support.answers import DONE, completion, delta, event
+
+Play = Callable[[Sink], None] | None
+STEADY = Backoff(first_s=1.0, factor=2.0, max_s=30.0, jitter_ratio=0.0)
+GOOD = whole(200, json.dumps(completion("Hi")).encode())
+DEAD = broken(lambda: UpstreamError(ErrorKind.CONNECT, "refused", delivery=Delivery.NOT_SENT))
+STREAM = (b"content-type", b"text/event-stream")
+
+
+def says(status: int, message: str = "it broke", *headers: tuple[bytes, bytes]) -> Callable[[Sink], None]:
+    return whole(status, json.dumps({"error": {"message": message, "type": "t", "code": None}}).encode(), *headers)
+
+
+def wait(seconds: str) -> tuple[bytes, bytes]:
+    return (b"retry-after", seconds.encode())
+
+
+def streams(*events: bytes) -> Callable[[Sink], None]:
+    return whole(200, b"".join(events), STREAM)
+
+
+class FakeLease:
+    """Notes what happened to it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def settle(self, tokens: int, now_s: float) -> None:
+        self.calls.append(tokens)
+
+    def release(self, now_s: float) -> None:
+        self.calls.append("released")
+
+
+class Talk:
+    """One request over a route: `plays` names, for each endpoint, what it answers to each attempt in turn."""
+
+    def __init__(self, asked: Route, plays: dict[str, list[Play]], *, stream: bool = False, known: Graph | None = None) -> None:
+        self.clock = Clock()
+        self.graph = known or graph(asked)
+        self.script = Script(asked, self.clock, asyncio.get_running_loop(), plays)
+        self.health: View = Health().reconcile(self.graph, START_S)
+        self.leases: list[FakeLease] = []
+        self.full: set[str] = set()  # providers whose own budget is used up
+        self.slept: list[float] = []
+        self.attempts = Attempts(
+            lane=self.script,  # type: ignore[arg-type]
+            request=ModelRequest(
+                operation="chat", path="chat/completions", model="m", body={}, stream=stream, arrived_at_s=START_S
+            ),
+            body={"messages": []},
+            plan=RoutePlan(self.graph, asked).order((), self.health, random.Random(1), START_S),
+            health=self.health,
+            rng=random.Random(1),
+            reserve=self.reserve,  # type: ignore[arg-type]
+            response_limit_bytes=10_000,
+            now=self.clock.time,
+            now_unix=lambda: 1.7e9,
+        )
+
+    def reserve(self, planned: Planned) -> FakeLease:
+        if planned.provider.name in self.full:
+            raise BudgetExceeded(f"{planned.provider.name} is used up", retry_after_s=7.0)
+        self.leases.append(FakeLease())
+        return self.leases[-1]
+
+    async def sleep(self, length_s: float) -> None:
+        self.slept.append(length_s)
+        self.clock.advance(length_s)
+
+    async def fails(self) -> UpstreamError:
+        with pytest.raises(AttemptsExhausted) as caught:
+            await self.attempts.run()
+        assert caught.value.attempts == tuple(self.attempts.records)
+        return caught.value.last
+
+    def nothing_is_held(self) -> bool:
+        """Tell whether every lease was given back and no endpoint counts a request."""
+        assert all(lease.calls in ([0, "released"], []) for lease in self.leases), [lease.calls for lease in self.leases]
+        return all(lease.calls for lease in self.leases) and not any(state.inflight for _, state in self.health.items())
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Talk]:
+    """Give a function that makes a Talk; the loop sleeps on its clock."""
+
+    def make(*args: Any, **more: Any) -> Talk:
+        made = Talk(*args, **more)
+        monkeypatch.setattr("routerd.attempt.loop.asyncio.sleep", made.sleep)
+        return made
+
+    return make
+
+
+Make = Callable[..., Talk]
+
+
+def text_of(answer: Answer) -> str:
+    assert answer.response is not None
+    return str(json.loads(answer.response.body)["choices"][0]["message"]["content"])
+
+
+# ── order, and what is told of it ──
+
+
+async def test_targets_are_asked_in_order_until_one_answers_and_each_try_is_told(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y", "c/z", "d/w"), {"a": [DEAD], "b": [says(500)], "c": [GOOD]})
+    answer = await t.attempts.run()
+    assert (text_of(answer), t.script.asked, t.slept) == ("Hi", ["a", "b", "c"], [])
+    assert [(r.number, r.target, r.endpoint, r.model, r.result, r.reason, r.status) for r in t.attempts.records] == [
+        (1, "a/x", "a", "x", "upstream_connect", "connect", None),
+        (2, "b/y", "b", "y", "upstream_5xx", "server_error", 500),
+        (3, "c/z", "c", "z", "ok", "", 200),
+    ]
+    assert t.script.results == [("a/x", "upstream_connect"), ("b/y", "upstream_5xx"), ("c/z", "ok")]
+    assert t.script.failovers == [("a/x", "b/y", "connect"), ("b/y", "c/z", "server_error")]
+    assert answer.planned.target.label == "c/z"
+
+
+async def test_each_target_is_asked_for_its_own_model_with_its_own_parameters(talk: Make) -> None:
+    forced = target("b/y", params=Params(force={"temperature": 0}))
+    t = talk(route("m", "a/x", forced), {"a": [DEAD], "b": [GOOD]})
+    await t.attempts.run()
+    assert [json.loads(exchange.sent) for exchange in t.script.exchanges] == [
+        {"model": "x", "messages": []},
+        {"model": "y", "messages": [], "temperature": 0},
+    ]
+
+
+async def test_max_attempts_ends_it_and_the_last_failure_is_told(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y", "c/z", failover=Failover(max_attempts=2)), {"a": [DEAD], "b": [says(503)], "c": [GOOD]})
+    last = await t.fails()
+    assert (last.status, last.endpoint, t.script.asked) == (503, "b", ["a", "b"])
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_clients_own_fault_is_told_at_once(talk: Make, status: int) -> None:
+    t = talk(route("m", "a/x", "b/y", retry=Retry(attempts=3)), {"a": [says(status, "bad field")], "b": [GOOD]})
+    last = await t.fails()
+    assert (last.kind, last.message, t.script.asked) == (ErrorKind.BAD_REQUEST, "bad field", ["a"])
+    assert t.health.cooling("a", START_S) == 0.0
+    assert t.nothing_is_held()
+
+
+async def test_a_kind_that_is_not_named_gives_up(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y", failover=Failover(on=frozenset({"connect"}))), {"a": [says(500)], "b": [GOOD]})
+    assert (await t.fails()).status == 500
+    assert t.script.asked == ["a"]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a": 1}', b'{"error": {"message": "no", "code": 502}}', b"x" * 10_001])
+async def test_an_answer_that_is_none_goes_to_the_next_target(talk: Make, body: bytes) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [whole(200, body)], "b": [GOOD]})
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert t.attempts.records[0].result != "ok"
+
+
+async def test_an_empty_plan_says_that_no_target_can_be_used(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {})
+    t.attempts.plan = ()
+    assert (await t.fails()).kind is ErrorKind.CONNECT
+    assert t.attempts.records == []
+
+
+# ── trying again ──
+
+
+async def test_nobody_sleeps_while_another_target_can_answer(talk: Make) -> None:
+    chain = route("m", "a/x", "b/y", retry=Retry(attempts=2, backoff=STEADY))
+    t = talk(chain, {"a": [says(429, "slow", wait("20"))], "b": [GOOD]})
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert t.slept == []
+
+
+async def test_a_retry_waits_as_long_as_the_upstream_asked(talk: Make) -> None:
+    t = talk(route("m", "a/x", retry=Retry(attempts=2, backoff=STEADY)), {"a": [says(429, "slow", wait("20")), GOOD]})
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert t.slept == [20.0]
+
+
+async def test_without_such_a_wish_the_backoff_grows(talk: Make) -> None:
+    chain = route("m", "a/x", retry=Retry(attempts=4, backoff=STEADY))
+    t = talk(chain, {"a": [says(500), says(500), says(500), GOOD]})
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert t.slept == [1.0, 2.0, 4.0]
+
+
+async def test_the_target_that_is_due_first_is_tried_again_first(talk: Make) -> None:
+    chain = route("m", "a/x", "b/y", retry=Retry(attempts=2, backoff=STEADY))
+    t = talk(chain, {"a": [says(429, "slow", wait("20"))], "b": [says(503, "busy", wait("5")), GOOD]})
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert (t.script.asked, t.slept) == (["a", "b", "b"], [5.0])
+
+
+async def test_retry_attempts_counts_the_tries_of_one_target(talk: Make) -> None:
+    t = talk(route("m", "a/x", retry=Retry(attempts=3, backoff=STEADY)), {"a": [says(500)] * 4})
+    await t.fails()
+    assert t.script.asked == ["a"] * 3
+
+
+async def test_a_fault_that_does_not_heal_is_not_tried_again(talk: Make) -> None:
+    t = talk(route("m", "a/x", retry=Retry(attempts=3, backoff=STEADY)), {"a": [says(401)]})
+    await t.fails()
+    assert (t.script.asked, t.slept) == (["a"], [])
+
+
+async def test_the_shortest_wish_of_all_is_passed_on(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [says(429, "slow", wait("5"))], "b": [says(429, "slow", wait("60"))]})
+    assert (await t.fails()).retry_after_s == 5.0
+
+
+@pytest.mark.parametrize(("retry", "exact"), [(0, 0.5), (1, 1.5), (2, 4.0), (9, 4.0)])
+def test_backoff_is_bounded_and_spread_around_its_value(retry: int, exact: float) -> None:
+    backoff = Backoff(first_s=0.5, factor=3.0, max_s=4.0, jitter_ratio=0.2)
+    rng = random.Random(3)
+    waits = [backoff_s(backoff, retry, rng) for _ in range(200)]
+    assert exact * 0.8 <= min(waits) < exact < max(waits) <= exact * 1.2
+
+
+# ── the deadline ──
+
+
+async def test_a_retry_that_would_pass_the_deadline_is_not_waited_for(talk: Make) -> None:
+    chain = route("m", "a/x", retry=Retry(attempts=2, backoff=STEADY), failover=Failover(deadline_s=10.0))
+    t = talk(chain, {"a": [says(429, "slow", wait("10")), GOOD]})
+    assert (await t.fails()).status == 429
+    assert t.slept == []
+
+
+async def test_no_attempt_begins_after_the_deadline(talk: Make) -> None:
+    t = talk(route("m", "a/x", failover=Failover(deadline_s=10.0)), {"a": [GOOD]})
+    t.clock.advance(10.0)
+    assert (await t.fails()).kind is ErrorKind.TIMEOUT
+    assert t.script.asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_deadline_ends_an_attempt_that_hangs_and_asks_nobody_else(talk: Make, stream: bool) -> None:
+    t = talk(route("m", "a/x", "b/y", failover=Failover(deadline_s=10.0)), {"a": [None], "b": [GOOD]}, stream=stream)
+    running = asyncio.create_task(t.fails())
+    await turns()
+    t.clock.advance(10.1)
+    last = await running
+    assert (last.kind, t.script.asked) == (ErrorKind.TIMEOUT, ["a"])
+    assert "deadline" in last.message
+    assert t.script.exchanges[0].calls[0] == "abort"
+    assert t.nothing_is_held()
+
+
+async def test_total_bounds_a_whole_answer(talk: Make) -> None:
+    t = talk(route("m", target("a/x", timeouts=Timeouts(total_s=3.0))), {"a": [None]})
+    running = asyncio.create_task(t.fails())
+    await turns()
+    t.clock.advance(3.1)
+    assert "total" in (await running).message
+
+
+async def turns() -> None:
+    """Let what is ready run."""
+    for _ in range(5):
+        done = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(done.set_result, None)
+        await done
+
+
+# ── budgets of providers ──
+
+
+async def test_a_provider_whose_budget_is_used_up_is_skipped_without_an_attempt(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"b": [GOOD]})
+    t.full = {"a"}
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert (t.script.asked, [r.number for r in t.attempts.records]) == (["b"], [1])
+
+
+async def test_when_every_provider_is_used_up_the_client_is_told_so(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {})
+    t.full = {"a", "b"}
+    with pytest.raises(BudgetExceeded, match="b is used up"):
+        await t.attempts.run()
+
+
+async def test_a_real_failure_is_worth_more_than_a_skipped_provider(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [says(500)]})
+    t.full = {"b"}
+    assert (await t.fails()).status == 500
+
+
+# ── cooldowns ──
+
+
+@pytest.mark.parametrize(
+    ("play", "length_s"),
+    [
+        (says(429, "slow", wait("20")), 20.0),
+        (says(429), 1.0),
+        (says(503, "busy", wait("3")), 3.0),
+        (says(401), 60.0),
+        (says(402), 600.0),
+        (says(429, "typo", wait("86400")), MAX_COOLDOWN_S),
+        (says(500), 0.0),
+        (DEAD, 0.0),
+    ],
+)
+async def test_an_endpoint_cools_as_long_as_it_asked_or_the_table_says(talk: Make, play: Play, length_s: float) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [play], "b": [GOOD]})
+    await t.attempts.run()
+    assert t.health.cooling("a", START_S) == (START_S + length_s if length_s else 0.0)
+    assert t.health.cooling("b", START_S) == 0.0
+
+
+# ── secrets ──
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 429, 500])
+async def test_no_credential_that_an_upstream_quotes_gets_out(talk: Make, status: int) -> None:
+    known = graph(route("m", "a/x"), providers=(provider("a", auth=Auth(secret=Secret("sk-hidden"))),))
+    t = talk(known.routes["m"], {"a": [says(status, "Incorrect API key: sk-hidden")]}, known=known)
+    last = await t.fails()
+    assert "sk-hidden" not in last.message + t.attempts.records[0].message + str(last)
+    assert b"sk-hidden" not in (last.body or b"")
+
+
+# ── what is held is given back ──
+
+
+@pytest.mark.parametrize("play", [DEAD, says(500), says(400), says(401), whole(200, b"")])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_failed_attempt_holds_nothing(talk: Make, play: Play, stream: bool) -> None:
+    t = talk(route("m", "a/x"), {"a": [play]}, stream=stream)
+    await t.fails()
+    assert len(t.leases) == 1
+    assert t.nothing_is_held()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancel_closes_the_upstream_and_holds_nothing(talk: Make, stream: bool) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [None], "b": [GOOD]}, stream=stream)
+    running = asyncio.create_task(t.attempts.run())
+    await turns()
+    assert t.health.inflight("a") == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert t.script.exchanges[0].calls == ["abort"]
+    assert (t.script.asked, t.script.results) == (["a"], [("a/x", "caller_gone")])
+    assert t.nothing_is_held()
+    t.clock.advance(1.0)
+    assert t.clock.armed == 0
+
+
+async def test_a_request_that_a_targets_parameters_refuse_holds_nothing(talk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise BadRequest("temperature must be a number", param="temperature")
+
+    monkeypatch.setattr("routerd.attempt.loop.apply_params", refuse)
+    t = talk(route("m", target("a/x", params=Params(force={"n": 1})), "b/y"), {"a": [GOOD], "b": [GOOD]})
+    with pytest.raises(RequestError):
+        await t.attempts.run()
+    assert (t.script.asked, t.attempts.records[0].result) == ([], "caller_bad_request")
+    assert t.nothing_is_held()
+
+
+@pytest.mark.parametrize(("tokens", "calls"), [(14, [14, "released"]), (None, ["released"])])
+async def test_a_good_answer_keeps_its_lease_until_finish(talk: Make, tokens: int | None, calls: list[Any]) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [says(500)], "b": [GOOD]})
+    answer = await t.attempts.run()
+    assert [lease.calls for lease in t.leases] == [[0, "released"], []]
+    assert (t.health.inflight("a"), t.health.inflight("b")) == (0, 1)
+    t.attempts.finish(answer, tokens)
+    assert t.leases[1].calls == calls
+    assert t.health.inflight("b") == 0
+
+
+# ── streams ──
+
+
+async def test_a_stream_fails_over_until_the_first_content(talk: Make) -> None:
+    role, hi, stop = event(delta("", role="assistant")), event(delta("Hi")), event(delta(finish="stop"))
+    plays = {"a": [streams(role)], "b": [streams(event({"error": {"message": "full", "code": 503}}))], "c": [says(529)]}
+    t = talk(route("m", "a/x", "b/y", "c/z", "d/w"), {**plays, "d": [streams(role, hi, stop, DONE)]}, stream=True)
+    answer = await t.attempts.run()
+    assert (t.script.asked, answer.planned.endpoint.name) == (["a", "b", "c", "d"], "d")
+    assert answer.relay is not None
+    assert answer.relay.scan.content
+    assert [r.result for r in t.attempts.records][-1] == "ok"
+    assert json.loads(t.script.exchanges[0].sent)["stream_options"] == {"include_usage": True}
+
+
+async def test_a_refused_stream_is_classified_as_its_status_says(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [says(429, "slow", wait("9"))]}, stream=True)
+    last = await t.fails()
+    assert (last.kind, last.status, last.retry_after_s) == (ErrorKind.RATE_LIMITED, 429, 9.0)
+    assert t.script.exchanges[0].calls == ["abort"]
