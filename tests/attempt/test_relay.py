@@ -289,6 +289,16 @@ async def test_a_client_that_reads_nothing_for_as_long_as_idle_allows_is_given_u
     assert rig.exchange.calls == ["pause", "abort"]
 
 
+async def test_a_pause_is_as_long_as_itself_not_as_the_silence_before_it() -> None:
+    rig = Rig().head().read(HI).commit()
+    rig.clock.advance(TIMEOUTS.idle_s - 1.0)
+    rig.relay.pause()
+    rig.clock.advance(TIMEOUTS.idle_s - 0.5)
+    assert not rig.relay.finished.done()
+    rig.clock.advance(0.5 + LATE_S)
+    assert rig.ended is Ended.CLIENT_STALLED
+
+
 async def test_after_a_pause_the_upstream_has_its_whole_idle_time_again() -> None:
     rig = Rig().head().read(HI).commit()
     rig.clock.advance(1.0)
