@@ -16,7 +16,7 @@ __all__ = ["Collect"]
 class Collect:
     """`future` gets a WireResponse or an UpstreamError."""
 
-    __slots__ = ("_body", "_exchange", "_headers", "_limit_bytes", "_size", "_status", "_ticker", "_timeouts", "_timer", "future")
+    __slots__ = ("_body", "_exchange", "_headers", "_limit_bytes", "_status", "_ticker", "_timeouts", "_timer", "future")
 
     def __init__(
         self,
@@ -33,8 +33,7 @@ class Collect:
         self._limit_bytes = limit_bytes
         self._status = 0
         self._headers: Headers = []
-        self._body: list[bytes] = []
-        self._size = 0
+        self._body: bytes | bytearray = b""
         self._ticker = ticker
         self._timer = PhaseTimer(ticker, self._expired, cap)
         self._timer.enter("first_byte", ticker.now(), timeouts.first_byte_s)
@@ -46,9 +45,13 @@ class Collect:
 
     def on_body(self, data: bytes) -> None:
         """Collect."""
-        self._body.append(data)
-        self._size += len(data)
-        if self._size > self._limit_bytes:
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:  # a second piece: from here on in one buffer, as a body may come byte by byte
+            self._body = bytearray(self._body) + data
+        if len(self._body) > self._limit_bytes:
             self._exchange.abort()
             self.on_fail(protocol_fault(f"the upstream's answer is larger than {self._limit_bytes} bytes"))
 
@@ -61,11 +64,13 @@ class Collect:
         """Done."""
         self._timer.stop()
         if not self.future.done():
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self.future.set_result(WireResponse(status=self._status, headers=self._headers, body=body))
+            self.future.set_result(WireResponse(status=self._status, headers=self._headers, body=bytes(self._body)))
 
     def on_fail(self, error: UpstreamError) -> None:
-        """Failed."""
+        """Failed; but an error status says enough, even where its body was cut."""
+        if self._status not in (0, 200):
+            self.on_end()
+            return
         self._timer.stop()
         if not self.future.done():
             self.future.set_exception(error)

@@ -126,17 +126,7 @@ class Attempts:
 
     async def _attempt(self, planned: Planned, lease: Lease | None, deadline: tuple[float, float]) -> Answer:
         """Try once. On any failure the lease and the in-flight count are given back before it is raised."""
-        record = AttemptRecord(
-            number=len(self.records) + 1,
-            target=planned.target.label,
-            provider=planned.provider.name,
-            endpoint=planned.endpoint.name,
-            model=planned.model,
-        )
-        if self.records:
-            before = self.records[-1]
-            self.lane.count_failover(before.target, record.target, before.reason)
-        self.records.append(record)
+        record = self._record(planned)
         started_s = self.now()
         self.health.begin(planned.endpoint.name)
         kept = False
@@ -144,7 +134,7 @@ class Attempts:
             answer = await (self._stream if self.request.stream else self._unary)(planned, deadline)
             answer.lease = lease
             kept = True
-            record.status = 200
+            record.result, record.status = "ok", 200
             return answer
         except UpstreamError as exc:
             exc.endpoint = planned.endpoint.name
@@ -170,6 +160,22 @@ class Attempts:
                 if lease is not None:
                     lease.settle(0, self.now())
                     lease.release(self.now())
+
+    def _record(self, planned: Planned) -> AttemptRecord:
+        """Open the record of the next attempt, and count the step to it."""
+        record = AttemptRecord(
+            number=len(self.records) + 1,
+            target=planned.target.label,
+            provider=planned.provider.name,
+            endpoint=planned.endpoint.name,
+            model=planned.model,
+            result=str(ErrorType.ROUTER_INTERNAL),  # until it is known better
+        )
+        if self.records:
+            before = self.records[-1]
+            self.lane.count_failover(before.target, record.target, before.reason)
+        self.records.append(record)
+        return record
 
     async def _unary(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
         wire = self.lane.wire(planned)

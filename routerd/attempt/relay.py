@@ -16,7 +16,7 @@ import msgspec
 
 from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
-from routerd.graph import Timeouts
+from routerd.graph import Provider, Timeouts
 from routerd.messages import WireResponse
 from routerd.upstream import Exchange, Headers, protocol_fault, timeout_fault
 from routerd.wire.classify import classify_value, fault_error
@@ -66,7 +66,6 @@ class Relay:
         "_exchange",
         "_headers",
         "_held",
-        "_held_bytes",
         "_out",
         "_paused_at_s",
         "_provider",
@@ -95,11 +94,10 @@ class Relay:
         self._timeouts = timeouts
         self._status = 0
         self._headers: Headers = []
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._error_body: list[bytes] | None = None
+        self._held = bytearray()
+        self._error_body: bytearray | None = None
         self._downstream: Downstream | None = None
-        self._provider = ""
+        self._provider: Provider | None = None
         self._out: list[bytes] = []
         self._paused_at_s = 0.0
         self._timer = PhaseTimer(ticker, self._expired, cap)
@@ -107,13 +105,13 @@ class Relay:
 
     # ── the attempt's side ──
 
-    def commit(self, downstream: Downstream, provider: str) -> None:
+    def commit(self, downstream: Downstream, provider: Provider) -> None:
         """The client has the head: push what was held and everything that comes. Ends at once if the stream has ended."""
         self._downstream = downstream
         self._provider = provider
-        held, self._held = self._held, []
+        held, self._held = self._held, bytearray()
         if held:
-            self._write(b"".join(held))
+            self._write(bytes(held))
         now_s = self._ticker.now()
         total_s = self._timeouts.stream_total_s
         if total_s is None:
@@ -161,7 +159,7 @@ class Relay:
         self._status = status
         self._headers = headers
         if status != 200:
-            self._error_body = []
+            self._error_body = bytearray()
             return
         for name, value in headers:
             if name == b"content-type":
@@ -177,9 +175,8 @@ class Relay:
     def on_body(self, data: bytes) -> None:
         """Look at it; hold it, or keep it for the write at the end of this read."""
         if self._error_body is not None:
-            self._error_body.append(data)
-            self._held_bytes += len(data)
-            if self._held_bytes > ERROR_BODY_LIMIT_BYTES:
+            self._error_body += data
+            if len(self._error_body) > ERROR_BODY_LIMIT_BYTES:
                 self._exchange.abort()
                 self.on_end()
             return
@@ -206,7 +203,7 @@ class Relay:
         elif self._error_body is None and not self.ready.done():
             self._hold()
         elif self._out:  # content is there, the commit is on its way
-            self._held.extend(self._out)
+            self._held += b"".join(self._out)
             self._out = []
 
     def on_end(self) -> None:
@@ -214,7 +211,7 @@ class Relay:
         if self._error_body is not None:
             self._timer.stop()
             if not self.ready.done():
-                body = b"".join(self._error_body)
+                body = bytes(self._error_body)
                 self.ready.set_exception(Refused(WireResponse(status=self._status, headers=self._headers, body=body)))
             return
         rest = self.scan.close()
@@ -235,6 +232,9 @@ class Relay:
 
     def on_fail(self, error: UpstreamError) -> None:
         """The exchange broke: before commit the attempt hears of it, afterwards the client does."""
+        if self._error_body is not None:  # an error status says enough, even where its body was cut
+            self.on_end()
+            return
         if self._out and self.ready.done():
             self.on_flush()  # the read that broke may have brought whole events first
             if self.finished.done():
@@ -258,9 +258,7 @@ class Relay:
 
     def _hold(self) -> None:
         scan = self.scan
-        for piece in self._out:
-            self._held_bytes += len(piece)
-        self._held.extend(self._out)
+        self._held += b"".join(self._out)
         self._out = []
         if scan.content:
             self.ready.set_result(None)
@@ -272,7 +270,7 @@ class Relay:
             self._exchange.linger()
             self._timer.stop()
             self.ready.set_exception(protocol_fault("the upstream's stream ended without content"))
-        elif self._held_bytes > HELD_LIMIT_BYTES:
+        elif len(self._held) > HELD_LIMIT_BYTES:
             self._exchange.abort()
             self.on_fail(protocol_fault("the upstream sent 1 MiB without content"))
 
@@ -339,8 +337,11 @@ def _as_error(fault: StreamFault) -> UpstreamError:
     return UpstreamError(ErrorKind.STREAM_ERROR, fault.message, delivery=Delivery.ANSWERED)
 
 
-def error_event(fault: StreamFault, provider: str) -> bytes:
-    """Encode the event that ends a broken stream: OpenAI's SDKs raise on `error`, others see finish_reason "error"."""
+def error_event(fault: StreamFault, provider: Provider | None) -> bytes:
+    """Encode the event that ends a broken stream: OpenAI's SDKs raise on `error`, others see finish_reason "error".
+
+    The upstream's words are passed on, but for the provider's credential, which they may quote.
+    """
     upstream = fault.error if isinstance(fault.error, dict) else {}
     error_type = ErrorType.UPSTREAM_STREAM_ERROR if fault.error is not None else ErrorType.UPSTREAM_STREAM_CUT
     code = upstream.get("code")
@@ -349,7 +350,11 @@ def error_event(fault: StreamFault, provider: str) -> bytes:
         "type": str(upstream.get("type") or error_type),
         "code": str(code) if code is not None else str(error_type),
         "param": None,
-        "provider": provider,
+        "provider": provider.name if provider is not None else "",
     }
     event = {"error": error, "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
-    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+    encoded = msgspec.json.encode(event)
+    secret = provider.auth.secret if provider is not None else None
+    if secret:
+        encoded = encoded.replace(msgspec.json.encode(secret.reveal())[1:-1], b"***")
+    return b"data: " + encoded + b"\n\n"

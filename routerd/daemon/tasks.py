@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = ["Tasks"]
 
+AGAIN_S = 1.0
+
 log = logging.getLogger("routerd.tasks")
 
 
@@ -31,10 +33,11 @@ class Tasks:
 
     async def cancel(self) -> None:
         """Cancel every task and wait until all have ended."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending = {task for task in self._tasks if task is not asyncio.current_task()}
+        while pending:  # a task may lose one cancel to a library; it is told again until it has ended
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=AGAIN_S)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -251,7 +251,8 @@ class Watcher:
                     log.error("looking at the configuration failed; it goes on: %s: %s", type(exc).__name__, exc)
                 self._errors_logged = True
             try:
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):  # wait_for may swallow a cancel that meets the event (Python 3.11)
+                    await self._wake.wait()
                 await asyncio.sleep(0.005)  # a notification comes at the first of several steps of a writer
             except TimeoutError:
                 pass

@@ -175,7 +175,7 @@ class ModelCall:
         stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
         protocol.feeder = relay
         try:
-            relay.commit(stream, answer.planned.provider.name)
+            relay.commit(stream, answer.planned.provider)
             ended = await relay.finished
         except BaseException:
             relay.stop()

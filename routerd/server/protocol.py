@@ -180,6 +180,11 @@ class ClientProtocol(web.RequestHandler):
         if self.feeder is not None:
             self.feeder.resume()
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Keep clients from writing tracebacks into the log: a body that cannot be decoded is theirs, and answered."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import httptools
@@ -234,7 +234,8 @@ class Connection(asyncio.Protocol):
             sink.on_end()
         else:
             unanswered = self._fed_bytes == 0
-            stale = self._stale or (unanswered and self.exchanges > 1 and isinstance(exc, BrokenPipeError))
+            too_late = isinstance(exc, BrokenPipeError) or self._posted_turn == self._outbox.turn
+            stale = self._stale or (unanswered and self.exchanges > 1 and too_late)
             sink.on_fail(stale_fault() if stale else lost_fault(not unanswered))
 
     # ── what the parser calls ──
@@ -284,6 +285,8 @@ class Connection(asyncio.Protocol):
             sink.on_body(data)
         else:
             for piece in self._decoder.feed(data):
+                if self._sink is not sink:  # it has had enough
+                    return
                 sink.on_body(piece)
 
     def on_message_complete(self) -> None:
@@ -369,8 +372,7 @@ class _Decoder:
             raise protocol_fault("the upstream used a content encoding that was not asked for")
         self._raw_possible = encoding == b"deflate"
 
-    def feed(self, data: bytes) -> list[bytes]:
-        out = []
+    def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
             try:
                 piece = self._z.decompress(data, self.PIECE_BYTES)
@@ -382,11 +384,10 @@ class _Decoder:
                 continue
             self._raw_possible = False
             if piece:
-                out.append(piece)
+                yield piece
             data = self._z.unconsumed_tail
             if self._z.eof:
                 break
-        return out
 
     def end(self) -> list[bytes]:
         if not self._z.eof:

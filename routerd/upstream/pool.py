@@ -60,7 +60,8 @@ class Pool:
         """Return the most recently used idle connection, or None."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed:
+            transport = connection.transport  # an end of file has been seen before the loss of the connection is told
+            if not connection.closed and transport is not None and not transport.is_closing():
                 return connection
         return None
 

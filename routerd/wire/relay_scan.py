@@ -36,6 +36,7 @@ class StreamFault(msgspec.Struct, frozen=True):
 
 
 class _Choice(msgspec.Struct):
+    index: int | None = 0
     finish_reason: Any = None
 
 
@@ -46,6 +47,7 @@ class _Chunk(msgspec.Struct):
 
 
 class _FirstChoice(msgspec.Struct):
+    index: int | None = 0
     finish_reason: Any = None
     delta: Any = None
     text: Any = None
@@ -66,6 +68,8 @@ class RelayScan:
     """The state of one stream. `withhold_usage`: the usage chunk was our wish, not the client's."""
 
     __slots__ = (
+        "_ended",
+        "_seen",
         "_tail",
         "content",
         "done",
@@ -81,29 +85,36 @@ class RelayScan:
     def __init__(self, *, withhold_usage: bool) -> None:
         self.withhold_usage = withhold_usage
         self.content = False  # something a user would see, or a finish, has come
-        self.finished = False  # a finish_reason has come
+        self.finished = False  # a finish_reason has come, for every choice that was seen
         self.done = False  # [DONE] has come
         self.usage: Usage | None = None
         self.model: str | None = None
         self.fault: StreamFault | None = None
         self.malformed = 0
         self.malformed_run = 0
-        self._tail = b""
+        self._tail = bytearray()
+        self._seen: set[int | None] = set()  # the choices of the answer (n > 1: several)
+        self._ended: set[int | None] = set()  # and those with a finish_reason
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived; return the whole events that may be forwarded, as they came."""
         if self._tail:
-            data = self._tail + data
+            # Only the seam and what is new can hold a border: a long event in small pieces is searched once, and joined once.
+            if _BLANK_LINE.search(self._tail[-3:] + data) is None:
+                self._tail += data
+                self._bound_tail()
+                return b""
+            data = bytes(self._tail) + data
+            self._tail = bytearray()
         elif data.startswith(b"data: {") and data.find(b"\n") == len(data) - 2 and data.endswith(b"\n\n"):
             # The usual read of a stream in progress is one event.
             return data if not self.done and self.fault is None and self._payload(data[6:], False) else b""
         borders = self._borders(data)
         if not borders:
-            self._tail = data
-            if len(data) > MAX_EVENT_BYTES:
-                self.fault = StreamFault("the upstream sent an event larger than 16 MiB")
+            self._tail += data
+            self._bound_tail()
             return b""
-        self._tail = data[borders[-1] :]
+        self._tail += data[borders[-1] :]
         start, kept, whole = 0, [], True
         for end in borders:
             if self.done or self.fault is not None:
@@ -122,9 +133,13 @@ class RelayScan:
         """The upstream is at its end: take a last event that no blank line follows (seen at HuggingFace and killed engines)."""
         if not self._tail.strip() or self.done or self.fault is not None:
             return b""
-        tail, self._tail = self._tail, b""
+        tail, self._tail = bytes(self._tail), bytearray()
         keep = self._event(tail + b"\n\n")
         return tail + b"\n\n" if keep else b""
+
+    def _bound_tail(self) -> None:
+        if len(self._tail) > MAX_EVENT_BYTES:
+            self.fault = StreamFault("the upstream sent an event larger than 16 MiB")
 
     def _borders(self, data: bytes) -> list[int]:
         """The offsets behind each blank line."""
@@ -174,7 +189,11 @@ class RelayScan:
         if choices:
             for choice in choices:
                 if choice.finish_reason is not None:
-                    self.finished = True
+                    self._ended.add(choice.index)
+                    self.finished = self._ended >= self._seen
+                elif choice.index not in self._seen:
+                    self._seen.add(choice.index)
+                    self.finished = False
         if chunk.usage is not None:
             usage = read_usage(chunk.usage)
             if usage is not None:

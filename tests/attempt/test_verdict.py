@@ -40,7 +40,7 @@ def test_only_the_clients_own_faults_are_never_asked_of_another_target(kind: Err
     assert (judge(kind, Failover()) is Verdict.GIVE_UP) == (kind in CLIENTS_FAULT)
 
 
-@pytest.mark.parametrize("kind", CLIENTS_FAULT)
+@pytest.mark.parametrize("kind", sorted(CLIENTS_FAULT))
 def test_no_setting_makes_a_clients_fault_fail_over(kind: ErrorKind) -> None:
     everything = Failover(on=frozenset(map(str, ErrorKind)))
     assert judge(kind, everything) is Verdict.GIVE_UP

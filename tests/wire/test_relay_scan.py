@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -153,6 +154,28 @@ def test_an_endless_event_is_a_fault() -> None:
     for _ in range(MAX_EVENT_BYTES // (1 << 20) + 2):
         scanner.feed(b"data: " + b"x" * (1 << 20))
     assert scanner.fault is not None
+
+
+def choice(index: int, text: str, finish: str | None = None) -> bytes:
+    body = {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def test_a_stream_of_several_choices_is_finished_when_each_of_them_is() -> None:
+    half = choice(0, "a") + choice(1, "b") + choice(0, "", "stop")
+    assert not scan(half)[0].finished
+    assert scan(half + choice(1, "", "stop"))[0].finished
+    assert scan(half + b'data: {"error":{"message":"boom"}}\n\n')[0].fault is not None
+
+
+def test_a_long_event_in_small_pieces_is_joined_once() -> None:
+    text = b'data: {"choices":[{"delta":{"content":"' + b"x" * (2 << 20) + b'"}}]}\n\n'
+    scanner = RelayScan(withhold_usage=False)
+    view = memoryview(text)
+    began_s = time.process_time()
+    out = b"".join(scanner.feed(bytes(view[i : i + 512])) for i in range(0, len(text), 512))
+    assert out == text
+    assert time.process_time() - began_s < 0.5  # joined at every piece it takes 3 s
 
 
 def test_half_a_surrogate_pair_is_no_reason_to_drop_an_event() -> None:
