@@ -139,6 +139,11 @@ class Relay:
         if not self.finished.done():
             self.finished.cancel()
 
+    def interrupt(self, message: str) -> None:
+        """End a committed stream with an error event: routerd itself has to stop it."""
+        if self._downstream is not None:
+            self._fault_out(StreamFault(message), Ended.DEADLINE)
+
     def pause(self) -> None:
         """The client's buffer is full."""
         if not self._paused_at_s and not self.finished.done():

@@ -127,6 +127,9 @@ class Gateway:
         deadline_s = time.monotonic() + timeout_s
         while sum(self.generations().values()) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
+        for relay in list(self._shared.streams):
+            relay.interrupt("routerd is shutting down")
+        self._shared.upstreams.outbox.flush()
         await self.close()
 
     async def close(self) -> None:

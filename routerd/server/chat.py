@@ -174,6 +174,7 @@ class ModelCall:
         protocol = cast(ClientProtocol, self._request.protocol)
         stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
         protocol.feeder = relay
+        self._shared.streams.add(relay)
         try:
             relay.commit(stream, answer.planned.provider)
             ended = await relay.finished
@@ -185,6 +186,7 @@ class ModelCall:
             raise
         finally:
             protocol.feeder = None
+            self._shared.streams.discard(relay)
             usage = self._usage = relay.scan.usage
             self._sent_bytes = relay.sent_bytes
             attempts.upstream_s = time.monotonic() - self._started_s

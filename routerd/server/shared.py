@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from routerd.attempt import Ticker
+from routerd.attempt import Relay, Ticker
 from routerd.health import Health
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
@@ -43,6 +43,7 @@ class Shared:
     metrics: Metrics
     access: Callable[[AccessRecord], None] | None
     ticker: Ticker
+    streams: set[Relay] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)
     ids: RequestIds = field(default_factory=RequestIds)
     before_upstream: HistogramCell = field(init=False)

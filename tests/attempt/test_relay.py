@@ -436,3 +436,11 @@ def test_an_error_event_does_not_quote_our_credential() -> None:
     raw = error_event(StreamFault("x", {"message": 'key sk-"secret refused', "code": 'sk-"secret'}), PROVIDER)
     assert b"secret" not in raw
     assert b"key *** refused" in raw
+
+
+async def test_a_stream_that_routerd_must_stop_ends_in_an_error_event_and_not_as_if_whole() -> None:
+    rig = Rig().head().read(HI).commit()
+    rig.relay.interrupt("routerd is shutting down")
+    assert b"routerd is shutting down" in rig.client.body
+    assert b"[DONE]" not in rig.client.body
+    assert rig.ended is Ended.DEADLINE
