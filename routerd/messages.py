@@ -48,16 +48,6 @@ class ModelRequest:
 
 
 @dataclass(slots=True, kw_only=True)
-class WireRequest:
-    """One request to an upstream. `path` starts behind the endpoint's base URL; `headers` are those the dialect needs."""
-
-    method: str
-    path: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-@dataclass(slots=True, kw_only=True)
 class WireResponse:
     """The whole unary answer of an upstream. Header names are lower-case."""
 

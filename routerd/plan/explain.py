@@ -184,6 +184,8 @@ class _Lines:
         why = []
         if len(step.targets) > 1:
             why.append(_share("of the group", step.balance, entry.target.weight, [t.weight for t in step.targets]))
+        if entry.endpoint.labels:
+            why.append("labels " + ", ".join(f"{name}={value}" for name, value in entry.endpoint.labels.items()))
         equals = entry.provider.endpoints
         if len(equals) > 1 and entry.target.endpoint is None:
             why.append(_share("of the endpoints", entry.provider.balance, entry.endpoint.weight, [e.weight for e in equals]))

@@ -69,7 +69,6 @@ class Gateway:
         self._server: asyncio.Server | None = None
         self._http: DataServer | None = None
         self._started_unix_s = int(time.time())
-        self._draining = False
 
     # ── generations ──
 
@@ -119,7 +118,6 @@ class Gateway:
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing more, let what runs finish for up to `timeout_s`, then close."""
-        self._draining = True
         if self._server is not None:
             self._server.close()
         if self._http is not None:

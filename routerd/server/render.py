@@ -100,11 +100,6 @@ def exhausted_reply(failure: AttemptsExhausted, fields: str) -> Reply:
     return Reply(status, fields, msgspec.json.encode({"error": error}))
 
 
-def status_of(error: UpstreamError) -> int:
-    """Return the status a client sees for a request whose last attempt failed with `error`."""
-    return _exhausted_error(error)[0]
-
-
 def _exhausted_error(last: UpstreamError) -> tuple[int, dict[str, Any]]:
     if last.kind in _PASSED_ON:
         status = 400 if last.kind is ErrorKind.CONTEXT_LENGTH else last.status or 400

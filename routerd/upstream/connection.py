@@ -70,7 +70,6 @@ class Connection(asyncio.Protocol):
     """A connection and the exchange it carries. `on_idle` is called whenever it can be used again, `on_closed` once."""
 
     __slots__ = (
-        "_chunked",
         "_complete",
         "_decoder",
         "_fed_bytes",
@@ -124,7 +123,6 @@ class Connection(asyncio.Protocol):
         self._interim = False
         self._complete = False
         self._framed = False
-        self._chunked = False
         self._keep = False
         self._fed_bytes = 0
         self._decoder: _Decoder | None = None

@@ -70,6 +70,12 @@ def test_a_target_says_why_it_is_where_it_is() -> None:
     assert line(found, "off/z").why == ("provider 'off' is disabled: no key",)
 
 
+def test_the_labels_of_an_endpoint_are_shown() -> None:
+    gpu = provider("gpu", endpoint("gpu-a", "gpu", labels={"gpus": "3xL40S", "rack": "7"}))
+    found = explain(graph(route("m", "gpu/big"), providers=(gpu,)), "m", now_s=0.0)
+    assert "labels gpus=3xL40S, rack=7" in render_explanation(found)
+
+
 def test_an_endpoint_thought_away_goes_last() -> None:
     found = explain(case(), "m", down=["gpu-a", "gpu-b"])
     assert {t.endpoint for t in found.targets if t.position > 2} == {"gpu-a", "gpu-b"}
