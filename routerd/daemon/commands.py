@@ -121,6 +121,7 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
     for problem in last.get("problems", ()):
         place = f"{problem['file']}:{problem['line']}:{problem['column']}: " if problem["file"] else ""
         lines.append(f"  {place}{problem['severity']}[{problem['code']}] {problem['path']}: {problem['message']}")
+    lines.extend(f"disabled: {path}: {why}" for path, why in told["disabled"].items())
     lines.extend(
         f"worker {worker['worker']}: {'up' if worker['up'] else 'down'}, pid {worker['pid']}, "
         f"generation {worker['generation']}, {worker['inflight']} in flight, {worker['restarts']} restarts"

@@ -149,6 +149,7 @@ class Control:
             "drift": self.drifts(),
             "listen": str(self.settings.listen),
             "models": len(serving.models) if serving else 0,
+            "disabled": dict(serving.disabled) if serving else {},
             "last_reload": outcome_as_json(last) if last else None,
             "workers": [
                 {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ class Package:
     frames: tuple[bytes, ...]
     models: tuple[str, ...]  # exact names that are offered, in file order
     open: bool  # no clients block: anybody may call
+    disabled: Mapping[str, str] = field(default_factory=dict)  # providers.x or clients.x -> why it is not used
 
 
 class Port(Protocol):
@@ -70,7 +71,16 @@ def pack(number: int, graph: Graph) -> Package:
     frames = [encode(piece) for piece in _pieces(number, graph)]
     frames.append(encode(Prepare(number, graph.digest)))
     offered = tuple(route.name for route in graph.routes.values() if route.pattern is None and route.enabled)
-    return Package(number=number, digest=graph.digest, frames=tuple(frames), models=offered, open=graph.clients is None)
+    disabled = {f"providers.{name}": provider.disabled for name, provider in graph.providers.items() if provider.disabled}
+    disabled.update((f"clients.{name}", why) for name, why in graph.disabled_clients.items())
+    return Package(
+        number=number,
+        digest=graph.digest,
+        frames=tuple(frames),
+        models=offered,
+        open=graph.clients is None,
+        disabled=disabled,
+    )
 
 
 def _pieces(number: int, graph: Graph) -> Iterable[Piece]:

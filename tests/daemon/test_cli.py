@@ -127,6 +127,7 @@ def told(**changes: Any) -> dict[str, Any]:
         "config": "routes.yaml",
         "models": 1,
         "drift": False,
+        "disabled": {"providers.x": "KEY is not set"},
         "last_reload": {"result": "applied", "trigger": "file", "problems": []},
         "workers": workers,
     }

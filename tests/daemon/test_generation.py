@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from routerd.daemon import generation as module
 from routerd.daemon.channel import Committed, Piece, Prepare, Prepared
 from routerd.daemon.generation import ITEMS_A_PIECE, Assembly, Package, WorkerGone, pack, publish
 from routerd.errors import ConfigError
+from routerd.graph import Provider
 from tests.daemon.fakes import graph, problem
 
 PACKAGE = Package(number=7, digest="d", frames=(), models=(), open=True)
@@ -144,3 +146,9 @@ async def test_a_cancel_while_building_leaves_everything_as_it_was() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert trace == ["prepare 0", "abort 0"]
+
+
+def test_a_package_says_what_is_disabled_and_why() -> None:
+    off = Provider(name="p", dialect="openai", endpoints=(), disabled="KEY is not set")
+    package = pack(1, replace(graph(), providers={"p": off}, disabled_clients={"c": "no key"}))
+    assert package.disabled == {"providers.p": "KEY is not set", "clients.c": "no key"}
