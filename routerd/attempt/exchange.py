@@ -15,18 +15,19 @@ from routerd.errors import Delivery, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import WireResponse
 from routerd.upstream import Connection, Exchange
-from routerd.wire.relay_scan import RelayScan
+from routerd.wire.dialect import Call, Encoded
 
 __all__ = ["Cap", "fetch", "open_stream"]
 
 Cap = tuple[str, float, float]  # phase name, moment (monotonic), length: the bound on the whole of it
 
 
-async def fetch(wire: Wire, path: str, message: bytes, cap: Cap, limit_bytes: int) -> WireResponse:
+async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_bytes: int) -> WireResponse:
     """Return the whole answer, whatever its status. Raises UpstreamError where there is none. A cancel closes the connection."""
     timeouts = wire.target.timeouts
+    message = wire.message(encoded, False, request_id)
     while True:
-        exchange, used = await _connect(wire, path, timeouts, cap)
+        exchange, used = await _connect(wire, encoded.path, timeouts, cap)
         sink = Collect(wire.loop.create_future(), exchange, timeouts, wire.ticker, cap, limit_bytes)
         exchange.send(message, sink)
         try:
@@ -39,12 +40,13 @@ async def fetch(wire: Wire, path: str, message: bytes, cap: Cap, limit_bytes: in
             raise
 
 
-async def open_stream(wire: Wire, path: str, message: bytes, cap: Cap, withhold_usage: bool) -> Relay:
+async def open_stream(wire: Wire, encoded: Encoded, call: Call, request_id: str, cap: Cap) -> Relay:
     """Return a relay whose first content has come. Raises UpstreamError, or Refused for another status than 200."""
-    timeouts = wire.target.timeouts
+    timeouts, dialect = wire.target.timeouts, wire.dialect
+    message = wire.message(encoded, True, request_id)
     while True:
-        exchange, used = await _connect(wire, path, timeouts, cap)
-        relay = Relay(exchange, RelayScan(withhold_usage=withhold_usage), timeouts, wire.ticker, cap)
+        exchange, used = await _connect(wire, encoded.path, timeouts, cap)
+        relay = Relay(exchange, dialect.scan(call), timeouts, wire.ticker, cap, dialect.stream_types)
         exchange.send(message, relay)
         try:
             await relay.ready

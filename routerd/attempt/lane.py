@@ -19,7 +19,11 @@ from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
 from routerd.plan import Planned, RoutePlan
 from routerd.upstream import Exchange, Origin, Pool, SimulatedExchange, Upstreams
+from routerd.wire.dialect import Dialect, Encoded
+from routerd.wire.dialects import make_dialect
 from routerd.wire.simulator import reply
+
+MAX_HEADS = 256
 
 __all__ = ["Lane", "Surroundings", "Wire", "origin_of"]
 
@@ -43,7 +47,7 @@ class Surroundings(Protocol):
 class Wire:
     """How one target at one endpoint is spoken to."""
 
-    __slots__ = ("_heads", "_rng", "endpoint", "loop", "origin", "pool", "provider", "target", "ticker")
+    __slots__ = ("_heads", "_rng", "dialect", "endpoint", "loop", "origin", "pool", "provider", "target", "ticker")
 
     def __init__(self, planned: Planned, surroundings: Surroundings) -> None:
         self.provider: Provider = planned.provider
@@ -52,6 +56,7 @@ class Wire:
         self.loop = surroundings.loop
         self.ticker = surroundings.ticker
         self._rng = surroundings.rng
+        self.dialect: Dialect = make_dialect(self.provider)
         self._heads: dict[tuple[str, bool], bytes] = {}
         self.origin: Origin | None = None if self.provider.simulator is not None else origin_of(self.endpoint.url)
         self.pool: Pool | None = None if self.origin is None else surroundings.upstreams.pool(self.origin)
@@ -67,18 +72,23 @@ class Wire:
         assert simulator is not None
         return SimulatedExchange(self.loop, lambda body: reply(path, body, simulator, self._rng, int(time.time())))
 
-    def message(self, path: str, stream: bool, request_id: str, body: bytes) -> bytes:
+    def message(self, encoded: Encoded, stream: bool, request_id: str) -> bytes:
         """Return the whole request: prepared head, length, id, body."""
+        path, body = encoded.path, encoded.body
         if self.pool is None:
             return body
         head = self._heads.get((path, stream))
         if head is None:
+            if len(self._heads) >= MAX_HEADS:  # a dialect with the model in the path, behind a pattern
+                self._heads.clear()
             head = self._heads[(path, stream)] = self._head(path, stream)
         return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, request_id.encode("latin-1"), len(body), body)
 
     def _head(self, path: str, stream: bool) -> bytes:
         assert self.origin is not None
         prefix = urlsplit(self.endpoint.url).path.rstrip("/")
+        if path.startswith("v1/") and prefix.endswith("/v1"):  # a base URL with and without its /v1 mean the same
+            path = path[3:]
         auth = self.provider.auth
         query = ""
         lines = {
@@ -93,7 +103,7 @@ class Wire:
         if auth.secret:
             secret = auth.secret.reveal()
             if auth.type == "query":
-                query = f"?{quote(auth.name, safe='')}={quote(secret, safe='')}"
+                query = f"{'&' if '?' in path else '?'}{quote(auth.name, safe='')}={quote(secret, safe='')}"
             elif auth.type in ("bearer", "header"):
                 lines[auth.name.lower()] = f"{auth.prefix}{secret}"
         text = f"POST {prefix}/{path}{query} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())

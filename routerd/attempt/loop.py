@@ -28,9 +28,10 @@ from routerd.health import View
 from routerd.messages import AttemptRecord, ModelRequest, WireResponse
 from routerd.plan import Planned
 from routerd.policy import Lease
-from routerd.wire.answer import UnaryAnswer, decode_unary
+from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify, fault_error
-from routerd.wire.openai import apply_params, encode_body
+from routerd.wire.dialect import Call, Encoded
+from routerd.wire.openai import apply_params
 
 __all__ = ["Answer", "Attempts", "Reserve"]
 
@@ -46,11 +47,12 @@ class Reserve(Protocol):
 
 @dataclass(slots=True)
 class Answer:
-    """What an attempt brought: a unary answer or a relay that is ready to be committed."""
+    """What an attempt brought: a unary answer (`body` is for the client) or a relay that is ready to be committed."""
 
     planned: Planned
-    response: WireResponse | None = None
+    body: bytes = b""
     decoded: UnaryAnswer | None = None
+    dropped: tuple[str, ...] = ()  # parameters that the target has no word for
     relay: Relay | None = None
     lease: Lease | None = None
 
@@ -181,30 +183,44 @@ class Attempts:
         wire = self.lane.wire(planned)
         total_s = planned.target.timeouts.total_s
         cap = self._cap(("total", self.request.arrived_at_s + total_s, total_s), deadline)
-        response = await fetch(wire, self.request.path, self._message(wire, planned), cap, self.response_limit_bytes)
+        call = self._call(wire, planned)
+        encoded = self._encoded(wire, planned, call)
+        response = await fetch(wire, encoded, self.request.request_id, cap, self.response_limit_bytes)
         if response.status != 200:
             raise self._refused(response)
-        decoded = decode_unary(response.body, self.request.operation)
+        body, decoded = wire.dialect.decode(response.body, call)
         if decoded.error is not None:
             raise fault_error(decoded.error, response.status, response.body)
-        return Answer(planned, response=response, decoded=decoded)
+        return Answer(planned, body=body, decoded=decoded, dropped=encoded.dropped)
 
     async def _stream(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
         wire = self.lane.wire(planned)
         cap = self._cap(("first_token", float("inf"), 0.0), deadline)
+        call = self._call(wire, planned)
+        encoded = self._encoded(wire, planned, call)
         try:
-            relay = await open_stream(
-                wire, self.request.path, self._message(wire, planned), cap, not self.request.wants_usage
-            )
+            relay = await open_stream(wire, encoded, call, self.request.request_id, cap)
         except Refused as exc:
             raise self._refused(exc.response) from None
-        return Answer(planned, relay=relay)
+        return Answer(planned, relay=relay, dropped=encoded.dropped)
 
-    def _message(self, wire: Wire, planned: Planned) -> bytes:
+    def _call(self, wire: Wire, planned: Planned) -> Call:
         request = self.request
-        body = apply_params(self.body, planned.target.params) if planned.target.params else self.body
-        encoded = encode_body(body, model=planned.model, extra=wire.extra, include_usage=request.stream)
-        return wire.message(request.path, request.stream, request.request_id, encoded)
+        return Call(
+            operation=request.operation,
+            path=request.path,
+            model=planned.model,
+            stream=request.stream,
+            wants_usage=request.wants_usage,
+            asked_model=request.model,
+            answer_id=request.request_id,
+            created_unix_s=int(self.now_unix()),
+            extra=wire.extra,
+        )
+
+    def _encoded(self, wire: Wire, planned: Planned, call: Call) -> Encoded:
+        params = planned.target.params
+        return wire.dialect.encode(apply_params(self.body, params) if params else self.body, call)
 
     def _cap(self, phase: Cap, deadline: tuple[float, float]) -> Cap:
         return phase if phase[1] <= deadline[1] else ("deadline", deadline[1], deadline[0])

@@ -20,12 +20,14 @@ from routerd.graph import Provider, Timeouts
 from routerd.messages import WireResponse
 from routerd.upstream import Exchange, Headers, protocol_fault, timeout_fault
 from routerd.wire.classify import classify_value, fault_error
-from routerd.wire.relay_scan import DONE, RelayScan, StreamFault
+from routerd.wire.dialect import Scan
+from routerd.wire.relay_scan import DONE, StreamFault
 
 __all__ = ["Downstream", "Ended", "Refused", "Relay"]
 
 HELD_LIMIT_BYTES = 1024 * 1024  # keep-alive comments before the first content; a minute of them is 10 KiB
 ERROR_BODY_LIMIT_BYTES = 1024 * 1024
+_NO_STREAM = frozenset({b"application/json", b"text/html"})
 
 
 class Downstream(Protocol):
@@ -70,6 +72,7 @@ class Relay:
         "_paused_at_s",
         "_provider",
         "_status",
+        "_stream_types",
         "_ticker",
         "_timeouts",
         "_timer",
@@ -81,12 +84,19 @@ class Relay:
     )
 
     def __init__(
-        self, exchange: Exchange, scan: RelayScan, timeouts: Timeouts, ticker: Ticker, cap: tuple[str, float, float]
+        self,
+        exchange: Exchange,
+        scan: Scan,
+        timeouts: Timeouts,
+        ticker: Ticker,
+        cap: tuple[str, float, float],
+        stream_types: tuple[bytes, ...] = (),
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[Ended] = loop.create_future()
         self.scan = scan
+        self._stream_types = stream_types
         self.sent_bytes = 0
         self.last_at_s = ticker.now()
         self._ticker = ticker
@@ -169,9 +179,9 @@ class Relay:
         for name, value in headers:
             if name == b"content-type":
                 kind = value.split(b";", 1)[0].strip().lower()
-                if kind in (b"application/json", b"text/html"):
+                if (kind not in self._stream_types) if self._stream_types else (kind in _NO_STREAM):
                     self._exchange.abort()
-                    self.on_fail(protocol_fault(f"the upstream answered a stream request with {kind.decode()}"))
+                    self.on_fail(protocol_fault(f"the upstream answered a stream request with {kind.decode('latin-1')[:80]}"))
                     return
         now_s = self._ticker.now()
         left_s = max(0.0, self._timeouts.first_token_s - (now_s - self.last_at_s))

@@ -44,6 +44,7 @@ class ModelCall:
         "_answered_at_s",
         "_attempts",
         "_client",
+        "_dropped",
         "_error_type",
         "_fields",
         "_generation",
@@ -83,6 +84,7 @@ class ModelCall:
         self._attempts: Attempts | None = None
         self._planned: Planned | None = None
         self._tally: Tally | None = None
+        self._dropped: tuple[str, ...] = ()  # parameters that the target has no word for
         self._said = ""  # the attempts, in words
         self._usage: Usage | None = None
         self._outcome = "ok"
@@ -154,6 +156,7 @@ class ModelCall:
         answer = await attempts.run()
         self._answered_at_s = time.monotonic()
         self._planned = answer.planned
+        self._dropped = answer.dropped
         self._tally = generation.tally(
             self._operation, route.name, client.name if client is not None else ANONYMOUS, answer.planned
         )
@@ -162,10 +165,10 @@ class ModelCall:
         return self._unary(attempts, answer)
 
     def _unary(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
-        assert answer.response is not None and answer.decoded is not None
+        assert answer.decoded is not None
         usage = self._usage = answer.decoded.usage
         attempts.finish(answer, usage.total_tokens if usage is not None else None)
-        return self._reply(Reply(200, self._all_fields() + JSON_FIELD, answer.response.body))
+        return self._reply(Reply(200, self._all_fields() + JSON_FIELD, answer.body))
 
     async def _stream(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
         relay = answer.relay
@@ -230,6 +233,8 @@ class ModelCall:
             fields = generation.fields(lane.route.name if lane is not None else "", planned)
         if self._attempts is not None and self._attempts.records:
             fields += f"x-routerd-attempts: {self._attempts_text()}\r\n"
+        if self._dropped:
+            fields += f"x-routerd-dropped: {safe(','.join(self._dropped))}\r\n"
         return self._fields + fields
 
     def _attempts_text(self) -> str:

@@ -1,12 +1,12 @@
 """The seam between routerd's own words, OpenAI's, and what a provider speaks.
 
-A dialect does three things for one attempt: it encodes the request, it decodes a whole answer, and it makes the scan of a stream.
-What goes in and what comes out is OpenAI JSON and OpenAI events, so every pair of client and target is two steps through one form.
+A dialect does three things for one attempt: it encodes the request, decodes a whole answer, and makes the scan of a stream.
+What goes in and comes out is OpenAI JSON and OpenAI events, so every pair of client and target is two steps through one form.
 A scan is fed what arrives and returns the bytes that the client may see now: as they came where the dialects are the same
 (`relay_scan`), translated otherwise. A dialect knows no target, credential or socket.
 
-What a target cannot express is never dropped in silence: a dialect raises BadRequest with the `param` (the answer would be another
-one), or leaves it out and names it in `Encoded.dropped` (the answer stays good; told in `x-routerd-dropped`).
+What a target cannot express is never dropped in silence: a dialect raises BadRequest with the `param` (the answer would be
+another one), or leaves it out and names it in `Encoded.dropped` (the answer stays good; told in `x-routerd-dropped`).
 """
 
 from __future__ import annotations
@@ -66,14 +66,15 @@ class Scan(Protocol):
 class Dialect(Protocol):
     """One provider's language. Stateless but for its settings; one instance a provider and generation."""
 
+    name: str  # as in YAML
     operations: frozenset[str]  # what it can express; a target is skipped for others
-    stream_types: tuple[bytes, ...]  # media types of a streamed answer; any other is a protocol fault
+    stream_types: tuple[bytes, ...]  # media types of a streamed answer, others are faults; empty: all but JSON and HTML
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
         """Encode an OpenAI body (top-level values are raw JSON or Python values). Raises BadRequest naming the `param`."""
 
     def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
-        """Return the OpenAI body for the client, and what routing must know. Raises ProtocolFault; `error` set: a fault in a 200."""
+        """Return the OpenAI body for the client, and what routing must know. Raises ProtocolFault; `error`: a fault in a 200."""
 
     def scan(self, call: Call) -> Scan:
         """Return the scan of one stream."""

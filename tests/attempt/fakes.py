@@ -11,6 +11,8 @@ from routerd.attempt.timer import Ticker
 from routerd.errors import UpstreamError
 from routerd.plan import Planned
 from routerd.upstream import Sink
+from routerd.wire.dialect import Encoded
+from routerd.wire.openai_dialect import OpenAIDialect
 
 START_S = 1000.0
 
@@ -128,6 +130,7 @@ class ScriptedWire:
         self.target = planned.target
         self.loop = script.loop
         self.ticker = script.ticker
+        self.dialect = OpenAIDialect()
 
     def simulate(self, path: str) -> Exchange:
         name = self._planned.endpoint.name
@@ -136,5 +139,5 @@ class ScriptedWire:
         self._script.exchanges.append(exchange)
         return exchange
 
-    def message(self, path: str, stream: bool, request_id: str, body: bytes) -> bytes:
-        return body
+    def message(self, encoded: Encoded, stream: bool, request_id: str) -> bytes:
+        return encoded.body

@@ -117,8 +117,7 @@ Make = Callable[..., Talk]
 
 
 def text_of(answer: Answer) -> str:
-    assert answer.response is not None
-    return str(json.loads(answer.response.body)["choices"][0]["message"]["content"])
+    return str(json.loads(answer.body)["choices"][0]["message"]["content"])
 
 
 # ── order, and what is told of it ──

@@ -55,11 +55,18 @@ class Client:
 class Rig:
     """One relay; `read` is one read of the upstream's socket."""
 
-    def __init__(self, *, timeouts: Timeouts = TIMEOUTS, cap: tuple[str, float, float] = NEVER, withhold: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        timeouts: Timeouts = TIMEOUTS,
+        cap: tuple[str, float, float] = NEVER,
+        withhold: bool = False,
+        types: tuple[bytes, ...] = (),
+    ) -> None:
         self.clock = Clock()
         self.exchange = Exchange()
         self.client = Client()
-        self.relay = Relay(self.exchange, RelayScan(withhold_usage=withhold), timeouts, ticker_of(self.clock), cap)
+        self.relay = Relay(self.exchange, RelayScan(withhold_usage=withhold), timeouts, ticker_of(self.clock), cap, types)
 
     def head(self, status: int = 200, kind: bytes = b"text/event-stream") -> Rig:
         self.relay.on_head(status, [(b"content-type", kind)])
@@ -444,3 +451,23 @@ async def test_a_stream_that_routerd_must_stop_ends_in_an_error_event_and_not_as
     assert b"routerd is shutting down" in rig.client.body
     assert b"[DONE]" not in rig.client.body
     assert rig.ended is Ended.DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("types", "kind", "taken"),
+    [
+        ((), b"text/event-stream; charset=utf-8", True),
+        ((), b"application/x-ndjson", True),
+        ((), b"application/json", False),
+        ((), b"text/html; charset=utf-8", False),
+        ((b"application/x-ndjson",), b"Application/X-NDJSON", True),
+        ((b"application/x-ndjson",), b"text/event-stream", False),
+    ],
+)
+async def test_a_stream_has_a_media_type_of_its_dialect(types: tuple[bytes, ...], kind: bytes, taken: bool) -> None:
+    rig = Rig(types=types).head(kind=kind)
+    assert (("abort" in rig.exchange.calls), rig.relay.ready.done()) == ((False, False) if taken else (True, True))
+    if not taken:
+        with pytest.raises(UpstreamError, match="answered a stream request with"):
+            rig.relay.ready.result()
+    rig.relay.stop()

@@ -1,0 +1,26 @@
+"""Which dialect a provider speaks: the one table of names and makers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from routerd.graph import Provider
+from routerd.wire.dialect import Dialect
+from routerd.wire.openai_dialect import OpenAIDialect
+
+__all__ = ["make_dialect"]
+
+
+def _openai(_: Provider) -> Dialect:
+    return OpenAIDialect()
+
+
+_MAKERS: Mapping[str, Callable[[Provider], Dialect]] = {
+    "openai": _openai,
+    "simulator": _openai,
+}
+
+
+def make_dialect(provider: Provider) -> Dialect:
+    """Return the dialect of a provider, made ready once a generation. The schema admits no other names than those here."""
+    return _MAKERS[provider.dialect](provider)
