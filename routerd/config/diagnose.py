@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from routerd.errors import Problem
 
 WIDTH = 120  # of a source line; longer ones are cut around the place
-_RED, _YELLOW, _BLUE, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
+Paint = Callable[[str, str], str]  # (role, text) -> text; what a role looks like is known to who prints
 
 
-def render(problems: Sequence[Problem], *, color: bool = False) -> str:
+def render(problems: Sequence[Problem], *, paint: Paint = lambda _role, text: text) -> str:
     """Return the report of `problems`, in their order, with a line break at its end."""
-    return "".join(_one(problem, color) for problem in problems)
+    return "".join(_one(problem, paint) for problem in problems)
 
 
-def _one(problem: Problem, color: bool) -> str:
-    tint = (_RED if problem.severity == "error" else _YELLOW) if color else ""
-    bold, blue, off = (_BOLD, _BLUE, _OFF) if color else ("", "", "")
+def _one(problem: Problem, paint: Paint) -> str:
     place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
     path = f" {_printable(problem.path[:WIDTH])}" if problem.path else ""
     colon = ":" if path else ""
-    kind = f"{tint}{problem.severity}[{problem.code}]{off}"
-    head = f"{bold}{_printable(place)}:{off} {kind}{path}{colon} {_printable(problem.message)}\n"
+    kind = paint(problem.severity, f"{problem.severity}[{problem.code}]")
+    head = f"{paint('strong', f'{_printable(place)}:')} {kind}{path}{colon} {_printable(problem.message)}\n"
     if problem.line and problem.source.strip():
         text, offset = _cut(problem.source, problem.column - 1)
-        number = str(problem.line)
         pad = " " * sum(_cells(char) for char in text[:offset])
-        head += f"{blue}{number:>5} |{off} {text}\n      {blue}|{off} {pad}{tint}^{off}\n"
+        head += f"{paint('frame', f'{problem.line:>5} |')} {text}\n"
+        head += f"      {paint('frame', '|')} {pad}{paint(problem.severity, '^')}\n"
     if problem.hint:
-        head += f"      {blue}={off} {_printable(problem.hint)}\n"
+        head += f"      {paint('frame', '=')} {_printable(problem.hint)}\n"
     return head
 
 

@@ -1,13 +1,13 @@
 """The composition root: processes, reloads, the operator's commands.
 
-    cli, commands, settings   what an operator types, and what it is worth
+    cli, commands, settings   what an operator types, and what it is worth (commands: one module each)
     control                   the control process: puts the parts together, answers the admin listener
     watch, reload             a change of the inputs -> one queue -> load, check, pack, publish
     generation, crew, channel a configuration on its way to all workers; the workers as control sees them; the wire between
     worker                    one serving process: a loop around the gateway
     process                   a worker process as the operating system knows it
     drain, tasks              the end of the daemon; background tasks that cannot die unnoticed
-    log, report               what is written where; problems on their way out, never with a secret
+    log, report, terminal     what is written where; problems on their way out, never with a secret; colours
 
 More files than usual in one package: each is one concern of the process model and is tested without the others. A worker
 imports `worker`, `generation`, `channel`, `log` and `tasks` only: no YAML, no schema, no Prometheus client.

@@ -6,12 +6,12 @@ length, so that the caret below still points at its column. References (`${NAME}
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import IO, Any
 
+from routerd.daemon.terminal import paint_for
 from routerd.errors import Problem
 
 __all__ = ["is_unreadable", "problem_as_json", "report", "without_secrets"]
@@ -48,8 +48,7 @@ def report(problems: Sequence[Problem], stream: IO[str]) -> str:
     """Return `problems` as an operator reads them, in colour if `stream` is a terminal that wants it."""
     from routerd.config import render
 
-    colour = stream.isatty() and "NO_COLOR" not in os.environ
-    return render([without_secrets(problem) for problem in problems], color=colour).rstrip("\n")
+    return render([without_secrets(problem) for problem in problems], paint=paint_for(stream)).rstrip("\n")
 
 
 def is_unreadable(problems: Sequence[Problem]) -> bool:

@@ -50,14 +50,16 @@ def test_escape_sequences_of_a_file_do_not_reach_the_terminal() -> None:
     assert "\r" not in text
 
 
-def test_color_only_adds_color() -> None:
-    import re
-
+def test_paint_is_asked_for_roles_and_adds_nothing_else() -> None:
     problems = [problem("  a: 1", 3), problem("  b: 1", 3, severity="warning")]
-    colored = render(problems, color=True)
-    assert "\x1b[31m" in colored
-    assert "\x1b[33m" in colored
-    assert re.sub(r"\x1b\[[0-9]+m", "", colored) == render(problems, color=False)
+    roles: set[str] = set()
+
+    def paint(role: str, text: str) -> str:
+        roles.add(role)
+        return text
+
+    assert render(problems, paint=paint) == render(problems)
+    assert roles == {"error", "warning", "frame", "strong"}
 
 
 def test_a_problem_of_the_whole_file_has_no_line() -> None:

@@ -47,7 +47,7 @@ def test_the_report_of_a_bad_file_shows_lines_and_no_value_from_outside(path: pa
     environ = environment(path.read_text())
     with pytest.raises(ConfigError) as caught:
         load(path, environ)
-    text = render(caught.value.problems, color=False)
+    text = render(caught.value.problems)
     # The comment of this very file that sets the variable is the file's own text; no line shown is that one.
     for value in environ.values():
         assert value not in text

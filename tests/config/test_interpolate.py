@@ -115,7 +115,7 @@ def test_a_value_from_outside_is_in_no_error(load_text: LoadText, place: str) ->
     with pytest.raises(ConfigError) as caught:
         load_text(f"version: 1\n{place}\n", S=SECRET)
     error = caught.value
-    for text in (str(error), repr(error), repr(error.problems), render(error.problems, color=True)):
+    for text in (str(error), repr(error), repr(error.problems), render(error.problems)):
         assert SECRET not in text
 
 

@@ -1,0 +1,15 @@
+"""What the commands other than `serve` do: one module a command, or a few that belong together.
+
+    syntax     how a command is declared: flags, help, example, exit status
+    check      check, schema
+    explain    explain
+    live       reload, status: talk to the admin listener of a running daemon
+
+`add_x(commands)` declares the flags of a command, `x(flags, environ)` runs it and returns the exit status: 0 fine, 1 a difference
+or a failing answer, 2 invalid, 3 cannot read or reach. What a command was asked for goes to stdout, why it could not do it to
+stderr. Modules import what they need when they run: `status` must not load a schema.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

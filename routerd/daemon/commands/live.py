@@ -1,0 +1,101 @@
+"""`routerd reload` and `routerd status`: talk to the admin listener of a running daemon."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain
+from routerd.daemon.report import report
+from routerd.daemon.settings import Address
+from routerd.errors import Problem
+
+__all__ = ["ask", "reload", "status"]
+
+RELOAD_TIMEOUT_S = 60.0
+
+
+def reload(admin: Address, wait: bool) -> int:
+    """Have the daemon read its configuration again; with `wait` return when every worker serves it."""
+    code, answer = ask(admin, "POST", "/-/reload")
+    if answer is None:
+        return code
+    if code == 422:
+        problems = [Problem(**problem) for problem in answer["problems"]]
+        print(report(problems, sys.stderr), file=sys.stderr)
+        return complain(f"{answer['result']}: generation {answer['generation']} keeps serving", INVALID)
+    if code != 200:
+        return complain(f"{admin} refused: {answer.get('error', code)}", FAILED)
+    if wait and (why := _await_workers(admin, answer["digest"])):
+        return complain(why, FAILED)
+    print(f"{answer['result']}: generation {answer['generation']}, digest {answer['digest'][:16]}")
+    return FINE
+
+
+def status(admin: Address, form: str) -> int:
+    """Print what serves. 1 when it is not what the files say, or not ready."""
+    code, answer = ask(admin, "GET", "/-/status")
+    if answer is None:
+        return code
+    if form == "json":
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_status_lines(answer)))
+    return FINE if answer["ready"] and not answer["drift"] else FAILED
+
+
+def _status_lines(told: Mapping[str, Any]) -> list[str]:
+    last = told["last_reload"] or {}
+    lines = [
+        f"routerd {told['version']}, pid {told['pid']}, up {told['uptime_s']:.0f} s, {'ready' if told['ready'] else 'not ready'}",
+        f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {told['models']} models",
+        f"drift: {'the files differ from what serves' if told['drift'] else 'none'}",
+        f"last reload: {last.get('result', 'none')} ({last.get('trigger', '-')})",
+    ]
+    for problem in last.get("problems", ()):
+        place = f"{problem['file']}:{problem['line']}:{problem['column']}: " if problem["file"] else ""
+        lines.append(f"  {place}{problem['severity']}[{problem['code']}] {problem['path']}: {problem['message']}")
+    lines.extend(f"disabled: {path}: {why}" for path, why in told["disabled"].items())
+    lines.extend(
+        f"worker {worker['worker']}: {'up' if worker['up'] else 'down'}, pid {worker['pid']}, "
+        f"generation {worker['generation']}, {worker['inflight']} in flight, {worker['restarts']} restarts"
+        for worker in told["workers"]
+    )
+    return lines
+
+
+def ask(admin: Address, method: str, path: str) -> tuple[int, Any]:
+    """Return status and decoded answer; (exit status, None) when nobody sensible answers."""
+    connection = http.client.HTTPConnection(admin.host, admin.port, timeout=RELOAD_TIMEOUT_S)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except TimeoutError:
+        return complain(f"{admin} did not answer within {RELOAD_TIMEOUT_S:g} s", CANNOT_REACH), None
+    except OSError as exc:
+        hint = "is the daemon running, and is this its --admin address?"
+        return complain(f"cannot reach {admin}: {exc.strerror or exc}; {hint}", CANNOT_REACH), None
+    except (http.client.HTTPException, ValueError):
+        return complain(f"what answers at {admin} is not the admin listener of routerd", CANNOT_REACH), None
+    finally:
+        connection.close()
+
+
+def _await_workers(admin: Address, digest: str) -> str:
+    """Return when every worker serves `digest`, or why that is not so."""
+    until_s = time.monotonic() + RELOAD_TIMEOUT_S
+    while time.monotonic() < until_s:
+        code, told = ask(admin, "GET", "/-/status")
+        if told is None or code != 200:
+            return "the daemon went away"
+        if told["digest"] != digest:
+            return f"another reload came after this one: digest {told['digest'][:16]} serves"
+        if all(worker["digest"] == digest for worker in told["workers"]):
+            return ""
+        time.sleep(0.05)
+    return f"not every worker serves it after {RELOAD_TIMEOUT_S:g} s"

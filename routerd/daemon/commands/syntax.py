@@ -1,0 +1,78 @@
+"""How a command is declared: its flags, its help with an example, its exit status; and the flags that several share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from routerd.daemon.settings import DEFAULTS, Address
+
+__all__ = [
+    "CANNOT_REACH", "FAILED", "FINE", "INVALID", "Parser", "add_admin", "add_config", "add_format", "admin_of", "command",
+    "complain", "config_of",
+]  # fmt: skip
+
+FINE, FAILED, INVALID, CANNOT_REACH = 0, 1, 2, 3
+_MEANINGS = {FINE: "fine", FAILED: "a difference or a failing answer", INVALID: "invalid", CANNOT_REACH: "cannot read or reach"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is the usage, one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(INVALID, f"{self.prog}: {message}\n")
+
+
+def command(commands: Any, name: str, what: str, example: str, **exits: str) -> argparse.ArgumentParser:
+    """Declare a command. `exits`: what a status means here, where it is more than usual (`failed="a test fails"`)."""
+    words = {code: exits.get(key, _MEANINGS[code]) for key, code in _CODES.items()}
+    listed = "\n".join(f"  {code}  {meaning}" for code, meaning in words.items() if meaning)
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"example:\n  {example}\n\nexit status:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return made
+
+
+_CODES = {"fine": FINE, "failed": FAILED, "invalid": INVALID, "unreachable": CANNOT_REACH}
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add --config."""
+    parser.add_argument("--config", metavar="FILE", help="default: ROUTERD_CONFIG or routes.yaml")
+
+
+def config_of(told: str | None, environ: Mapping[str, str]) -> Path:
+    """Return the configuration that is meant."""
+    return Path(told or environ.get("ROUTERD_CONFIG") or DEFAULTS["config"])
+
+
+def add_admin(parser: argparse.ArgumentParser) -> None:
+    """Add --admin."""
+    parser.add_argument("--admin", metavar="HOST:PORT", help=f"default: ROUTERD_ADMIN or {DEFAULTS['admin']}")
+
+
+def admin_of(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Address:
+    """Return the admin listener that is meant; ValueError for nonsense."""
+    try:
+        return Address.parse(flags["admin"] or environ.get("ROUTERD_ADMIN") or DEFAULTS["admin"])
+    except ValueError as exc:
+        raise ValueError(f"--admin: {exc}") from exc
+
+
+def add_format(parser: argparse.ArgumentParser, *more: str) -> None:
+    """Add --format."""
+    parser.add_argument("--format", choices=("text", "json", *more), default="text")
+
+
+def complain(why: str, code: int) -> int:
+    """Say on stderr why not; return `code`."""
+    print(f"routerd: {why}", file=sys.stderr)
+    return code
