@@ -34,8 +34,8 @@ class ModelRequest:
     parts byte for byte, so that what no rule touches reaches the upstream exactly as the client wrote it.
     """
 
-    operation: str  # chat | completion | embedding
-    path: str  # the endpoint below /v1: chat/completions, completions, embeddings
+    operation: str  # chat | completion | embedding | response | image | moderation | rerank | tokenize | speech | form
+    path: str  # the endpoint below /v1: chat/completions, responses, images/generations ...
     model: str
     body: dict[str, Any]
     stream: bool = False

@@ -30,6 +30,7 @@ from routerd.plan import Planned
 from routerd.policy import Lease
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify, fault_error
+from routerd.wire.client import ClientDialect
 from routerd.wire.dialect import Call, Encoded
 from routerd.wire.openai import apply_params
 
@@ -71,6 +72,7 @@ class Attempts:
     response_limit_bytes: int
     now: Callable[[], float]
     now_unix: Callable[[], float]
+    client_dialect: ClientDialect | None = None
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
 
@@ -191,6 +193,9 @@ class Attempts:
         body, decoded = wire.dialect.decode(response.body, call)
         if decoded.error is not None:
             raise fault_error(decoded.error, response.status, response.body)
+        client = self.client_dialect
+        if client is not None:
+            body = client.answer(body, self.request)
         return Answer(planned, body=body, decoded=decoded, dropped=encoded.dropped)
 
     async def _stream(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
@@ -199,7 +204,7 @@ class Attempts:
         call = self._call(wire, planned)
         encoded = self._encoded(wire, planned, call)
         try:
-            relay = await open_stream(wire, encoded, call, self.request.request_id, cap)
+            relay = await open_stream(wire, encoded, call, self, cap)
         except Refused as exc:
             raise self._refused(exc.response) from None
         return Answer(planned, relay=relay, dropped=encoded.dropped)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -69,6 +70,7 @@ class Relay:
         "_headers",
         "_held",
         "_out",
+        "_own",
         "_paused_at_s",
         "_provider",
         "_status",
@@ -91,12 +93,14 @@ class Relay:
         ticker: Ticker,
         cap: tuple[str, float, float],
         stream_types: tuple[bytes, ...] = (),
+        own: Callable[[Scan, bytes], bytes] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[Ended] = loop.create_future()
         self.scan = scan
         self._stream_types = stream_types
+        self._own = own  # says routerd's own events in the client's dialect; None: as they are
         self.sent_bytes = 0
         self.last_at_s = ticker.now()
         self._ticker = ticker
@@ -306,14 +310,15 @@ class Relay:
         elif scan.done:
             self._finish(Ended.OK)
         elif scan.finished:
-            self._write(DONE)
+            self._write(DONE if self._own is None else self._own(self.scan, DONE))
             self._finish(Ended.OK)
         else:
             self._fault_out(StreamFault("the upstream's stream ended without a finish_reason"), Ended.CUT)
 
     def _fault_out(self, fault: StreamFault, ended: Ended = Ended.ERROR_EVENT) -> None:
         self._exchange.abort()
-        self._write(error_event(fault, self._provider))
+        event = error_event(fault, self._provider)
+        self._write(event if self._own is None else self._own(self.scan, event))
         self._finish(ended)
 
     def _finish(self, ended: Ended) -> None:

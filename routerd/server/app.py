@@ -1,6 +1,6 @@
 """The data plane of one worker: every path on one screen, and the life of the worker's server.
 
-    POST /v1/chat/completions   POST /v1/completions   POST /v1/embeddings     model requests (chat.ModelCall)
+    POST /v1/chat/completions, completions, embeddings, responses, ...         model requests (operations, chat.ModelCall)
     GET  /v1/models             GET  /v1/models/{id}                           what the client may ask for
     GET  /health                                                               200 while this worker serves
     all of /v1 also under /api/v1; OPTIONS everywhere (CORS preflight)
@@ -29,6 +29,7 @@ from routerd.server.chat import ModelCall
 from routerd.server.generation import Generation
 from routerd.server.intake import request_id_of
 from routerd.server.models import list_models, one_model
+from routerd.server.operations import OPERATIONS
 from routerd.server.protocol import DataServer, Reply
 from routerd.server.render import JSON_FIELD, cors_fields, error_reply, preflight
 from routerd.server.shared import Shared
@@ -36,12 +37,6 @@ from routerd.upstream import Upstreams
 
 __all__ = ["Gateway"]
 
-MODEL_PATHS = {
-    "/v1/chat/completions": ("chat", "chat/completions"),
-    "/v1/completions": ("completion", "completions"),
-    "/v1/embeddings": ("embedding", "embeddings"),
-}
-OPERATIONS = MODEL_PATHS | {f"/api{path}": operation for path, operation in MODEL_PATHS.items()}
 LISTS = frozenset({"/v1/models", "/api/v1/models"})
 ONE = ("/v1/models/", "/api/v1/models/")
 BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn

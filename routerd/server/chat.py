@@ -1,4 +1,4 @@
-"""A model request from head to end: chat completions, completions, embeddings.
+"""A model request from head to end: chat completions, embeddings and whatever else `operations` names.
 
 The order: client -> body -> route -> permission -> budgets -> edits -> attempts -> answer. Whatever happens, once: the
 generation's count goes down, leases are given back, the outcome is counted, the access record is written.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
+import msgspec
 from aiohttp import web
 
 from routerd.attempt import Answer, Attempts, Ended, Lane
@@ -22,6 +23,7 @@ from routerd.plan import Planned
 from routerd.policy import Charge, Lease, allowed, estimate_tokens, reserve
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
+from routerd.server.operations import Operation
 from routerd.server.protocol import ClientProtocol, ClientStream, Reply
 from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
 from routerd.server.shared import Shared
@@ -44,6 +46,7 @@ class ModelCall:
         "_answered_at_s",
         "_attempts",
         "_client",
+        "_client_dialect",
         "_dropped",
         "_error_type",
         "_fields",
@@ -68,11 +71,11 @@ class ModelCall:
         "_wire",
     )
 
-    def __init__(self, shared: Shared, generation: Generation, request: web.BaseRequest, operation: tuple[str, str]) -> None:
+    def __init__(self, shared: Shared, generation: Generation, request: web.BaseRequest, operation: Operation) -> None:
         self._shared = shared
         self._generation = generation
         self._request = request
-        self._operation, self._path = operation
+        self._operation, self._path, self._client_dialect = operation
         self._started_s = time.monotonic()
         self._started_unix_s = time.time()
         self._fields = ""
@@ -104,12 +107,12 @@ class ModelCall:
             return await self._serve()
         except RequestError as exc:
             self._failed(exc.status, exc.error_type, "rejected" if exc.error_type in _REJECTED else "client_error")
-            return self._reply(error_reply(exc, self._all_fields()))
+            return self._refusal(error_reply(exc, self._all_fields()))
         except AttemptsExhausted as exc:
             reply = exhausted_reply(exc, self._all_fields())
             clients_fault = exc.last.kind in _CLIENTS_FAULT
             self._failed(reply.status, exc.last.error_type, "client_error" if clients_fault else "upstream_error")
-            return self._reply(reply)
+            return self._refusal(reply)
         except asyncio.CancelledError:
             self._failed(499, ErrorType.CALLER_GONE, "client_gone")
             raise
@@ -151,6 +154,7 @@ class ModelCall:
             response_limit_bytes=generation.graph.limits.response_body_bytes,
             now=time.monotonic,
             now_unix=time.time,
+            client_dialect=self._client_dialect,
         )
         self._shared.before_upstream.observe(time.monotonic() - self._started_s)
         answer = await attempts.run()
@@ -241,6 +245,13 @@ class ModelCall:
         if not self._said and self._attempts is not None:
             self._said = safe(attempts_text(self._attempts.records))
         return self._said
+
+    def _refusal(self, reply: Reply) -> web.StreamResponse:
+        """Answer with an error, in the client's own words."""
+        if self._client_dialect is not None:
+            error = msgspec.json.decode(reply.body)["error"]
+            reply.body = self._client_dialect.error(reply.status, error, self._request_id)
+        return self._reply(reply)
 
     def _reply(self, reply: Reply) -> web.StreamResponse:
         self._sent_bytes = len(reply.body)

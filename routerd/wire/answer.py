@@ -1,7 +1,8 @@
 """The unary answer of an OpenAI-style upstream: is it one, and what must routing know of it.
 
 The body itself is forwarded as it came; only usage, model, finish and errors are decoded. A 200 may hold an error: at the top (in
-several shapes), or in the first choice (OpenRouter). An answer without choices (or, for embeddings, data) is none.
+several shapes), or in the first choice (OpenRouter). An answer without choices (or, for embeddings, data) is none; of the other
+operations (responses, images, rerank ...) any JSON object without an error is one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def decode_unary(body: bytes, operation: str) -> UnaryAnswer:
         if not answer.data:
             raise ProtocolFault("the upstream's answer holds no embeddings")
         finish_reason = None
+    elif operation not in ("chat", "completion"):
+        finish_reason = None  # an object without an error is an answer
     else:
         if not answer.choices:
             raise ProtocolFault("the upstream's answer holds no choices")

@@ -26,7 +26,7 @@ __all__ = ["Call", "Dialect", "Encoded", "Scan"]
 class Call:
     """What a dialect must know of one attempt besides the body."""
 
-    operation: str  # chat | completion | embedding
+    operation: str  # as ModelRequest.operation
     path: str  # what the client called, below /v1
     model: str  # the upstream's name for the model
     stream: bool = False

@@ -25,7 +25,16 @@ MAX_MODEL_CHARS = 256  # the longest public model ids are under 100
 MAX_RESERVED_TOKENS = 10_000_000  # above the output of any model; a client's fantasy number must not overflow a counter
 _UTF8_PIECE_BYTES = 256 * 1024  # bounds the text that the UTF-8 check holds at a time
 
-_CONTENT_KEY = {"chat": "messages", "completion": "prompt", "embedding": "input"}
+# What a request cannot be without. Responses may take a stored `prompt` for `input`; tokenize takes one of three.
+_CONTENT_KEY = {
+    "chat": "messages",
+    "completion": "prompt",
+    "embedding": "input",
+    "image": "prompt",
+    "moderation": "input",
+    "rerank": "query",
+    "speech": "input",
+}
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 # Two names for one limit: old and new spelling of OpenAI.
 _LIMIT_TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -131,7 +140,9 @@ def _model_of(raw: msgspec.Raw | None) -> str:
 
 
 def _check_content(fields: Mapping[str, msgspec.Raw], operation: str) -> None:
-    key = _CONTENT_KEY[operation]
+    key = _CONTENT_KEY.get(operation)
+    if key is None:
+        return
     raw = fields.get(key)
     if raw is None or memoryview(raw) == _NULL:
         raise BadRequest(f"You must provide `{key}`.", param=key)

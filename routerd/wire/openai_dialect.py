@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from routerd.wire.answer import UnaryAnswer, decode_unary
-from routerd.wire.dialect import Call, Encoded
+from routerd.wire.dialect import Call, Encoded, Scan
+from routerd.wire.event_scan import EventScan
 from routerd.wire.openai import encode_body
 from routerd.wire.relay_scan import RelayScan
 
 __all__ = ["OpenAIDialect"]
+
+_CHUNKED = frozenset({"chat", "completion"})  # streams of `choices`, with `stream_options`
 
 
 class OpenAIDialect:
@@ -22,19 +25,22 @@ class OpenAIDialect:
     __slots__ = ()
 
     name = "openai"
-    operations = frozenset({"chat", "completion", "embedding"})
+    operations = frozenset(
+        {"chat", "completion", "embedding", "response", "image", "moderation", "rerank", "tokenize", "speech", "form"}
+    )
     stream_types: tuple[bytes, ...] = ()  # engines forget the right one
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
-        """Encode for this target; a stream's usage is always asked for."""
-        return Encoded(
-            path=call.path, body=encode_body(body, model=call.model, extra=call.extra, include_usage=call.stream)
-        )
+        """Encode for this target; the usage of a chat's stream is always asked for."""
+        asks = call.stream and call.operation in _CHUNKED
+        return Encoded(path=call.path, body=encode_body(body, model=call.model, extra=call.extra, include_usage=asks))
 
     def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
         """Look at a whole answer and return it as it came."""
         return body, decode_unary(body, call.operation)
 
-    def scan(self, call: Call) -> RelayScan:
+    def scan(self, call: Call) -> Scan:
         """Return the scan that forwards events as they come."""
-        return RelayScan(withhold_usage=not call.wants_usage)
+        if call.operation in _CHUNKED:
+            return RelayScan(withhold_usage=not call.wants_usage)
+        return EventScan()
