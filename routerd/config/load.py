@@ -2,7 +2,8 @@
 
 The stages: read, yaml, interpolate (per file, joined by `include`), schema, semantic, build. A stage runs when what it needs is
 there. A value that the schema refuses takes its whole entry (one model, one provider) out of the semantic checks; the others are
-still checked, so one look at the report is enough. Nothing but the inputs is read, and no network is touched.
+still checked, so one look at the report is enough. So is what stands around a reference without a value: the value itself is
+unknown, and nothing more is said about it. Nothing but the inputs is read, and no network is touched.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from routerd.config.compile import Build, compile_graph
 from routerd.config.report import Report
 from routerd.config.shape import Schema, explain
-from routerd.config.source import Input, Reader, assemble, cast
+from routerd.config.source import Input, Reader, assemble, cast, stand_in
 from routerd.config.tree import Origin, Origins, Tree
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
@@ -47,9 +48,11 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     report = Report(tree)
     filled = assemble(Path(path), environ, reader, report)
     graph: Graph | None = None
-    if not report.failed("read", "yaml", "interpolate"):
+    if not report.failed("read", "yaml"):
         schema = Schema.published()
-        cast(filled, schema.types_at)
+        cast(filled, tree, schema.types_at)
+        if tree.unresolved:
+            stand_in(filled, tree, schema.example_at)
         if not schema.accepts(tree.root):
             explain(schema, report)
         graph = compile_graph(Build(report, reader, environ, _broken(report)))

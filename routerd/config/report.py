@@ -53,9 +53,11 @@ class Report:
         self, stage: str, code: str, path: Path, message: str, *, hint: str = "", at_key: bool = False, severity: str = "error"
     ) -> None:
         """Add a problem at a path of the tree: at its value, or at its key."""
-        origin = self.tree.place(path, at_key=at_key)
         if stage == "schema":
             self.refused.append(path)
+        if stage != "interpolate" and self.tree.is_unresolved(path):
+            return  # reported already; what stands there in the meantime is not the file's
+        origin = self.tree.place(path, at_key=at_key)
         self.at(stage, code, origin, message, path=path, hint=hint, severity=severity)
 
     def failed(self, *stages: str) -> bool:

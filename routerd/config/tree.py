@@ -68,6 +68,8 @@ class Tree:
     raw: dict[tuple[int, Any], str] = field(default_factory=dict)
     # entries whose text has a `$` and no quotes: `${N}` may become a number where any type is allowed
     plain: set[tuple[int, Any]] = field(default_factory=set)
+    # entries whose reference has no value: reported once, unknown to every later stage
+    unresolved: set[tuple[int, Any]] = field(default_factory=set)
     main: str = ""
 
     def mark(self, container: Any, key: Any) -> Mark | None:
@@ -103,6 +105,17 @@ class Tree:
                 return None
             value = value[key]
         return self.raw.get((id(value), path[-1])) if path else None
+
+    def is_unresolved(self, path: Path) -> bool:
+        """Whether the value at `path` is unknown because a reference in it has no value."""
+        if not self.unresolved or not path:
+            return False
+        value: Any = self.root
+        for key in path[:-1]:
+            if not has(value, key):
+                return False
+            value = value[key]
+        return (id(value), path[-1]) in self.unresolved
 
     def shown(self, path: Path) -> str:
         """Return the value at `path` as a message may quote it: never what a variable was replaced by."""

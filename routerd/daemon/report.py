@@ -23,6 +23,7 @@ _SECRET = re.compile(
     ("[^"]*"?|'[^']*'?|\[[^\]]*\]?|[^\s,{{}}\[\]#][^,}}\]#]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_CANNOT_READ = frozenset({"missing-file", "unreadable-file", "not-a-file", "file-changing"})
 _USER = re.compile(r"(://)([^/\s@]+)(?=@)")
 
 
@@ -52,6 +53,6 @@ def report(problems: Sequence[Problem], stream: IO[str]) -> str:
 
 
 def is_unreadable(problems: Sequence[Problem]) -> bool:
-    """Return whether every error among `problems` is a file that cannot be read."""
+    """Return whether every error among `problems` is a file that is missing or cannot be read."""
     errors = [problem for problem in problems if problem.severity == "error"]
-    return bool(errors) and all(problem.code == "unreadable-file" for problem in errors)
+    return bool(errors) and all(problem.stage == "read" and problem.code in _CANNOT_READ for problem in errors)

@@ -221,6 +221,8 @@ class Watcher:
         self._wake = asyncio.Event()
         self._hash_at_s = 0.0
         self._errors_logged = False
+        self._gone_since_s: float | None = None
+        self._gone_logged = False
 
     def before_load(self) -> dict[Path, Sign]:
         """Look at everything, content included; to be called right before the inputs are read. Blocks; runs in a thread."""
@@ -265,13 +267,27 @@ class Watcher:
         if content:
             self._hash_at_s = now_s + HASH_EVERY_S
         look = await asyncio.to_thread(self._eyes.look, self.paths, content=content)
-        self._looked(look[self._main].present if self._main in look else False)
+        present = look[self._main].present if self._main in look else False
+        self._looked(present)
+        self._note_presence(present, now_s)
         if not self.settle.see(look, now_s):
             return
         seen_at_s = self.settle.changed_at_s
         if await asyncio.to_thread(self._eyes.being_written, self.paths) and not self.settle.see(look, now_s, written=True):
             return
         await self._changed(now_s if seen_at_s is None else seen_at_s)
+
+    def _note_presence(self, present: bool, now_s: float) -> None:
+        """Say once that the file has gone, and once that it is back; an editor's delete and create is neither."""
+        if present:
+            if self._gone_logged:
+                log.warning("%s is back", self._main)
+            self._gone_since_s, self._gone_logged = None, False
+        elif self._gone_since_s is None:
+            self._gone_since_s = now_s
+        elif not self._gone_logged and now_s - self._gone_since_s >= AT_MOST_S - EARLY_S:
+            self._gone_logged = True
+            log.error("%s is missing; what serves keeps serving", self._main)
 
 
 def directories(paths: Iterable[Path]) -> set[Path]:

@@ -133,3 +133,47 @@ def test_credentials_are_in_no_repr(load_text: LoadText) -> None:
 def test_a_variable_that_is_not_utf8_is_an_error(problems_of: Callable[..., list[str]]) -> None:
     doc = "version: 1\nproviders: {a: {base_url: 'http://a/v1', api_key: '${K}', direct: true}}\n"
     assert "K is not UTF-8" in problems_of(doc, K="\udcff")[0]
+
+
+# ── unresolved values ──
+
+
+def test_what_has_no_value_hides_no_other_problem(problems_of: Callable[..., list[str]]) -> None:
+    doc = """version: 1
+providers:
+  a: {base_url: 'http://${HOST}/v1', api_key: '${KEY}', budgets: [none]}
+  b: {base_url: 'http://b/v1', api_key: {env: '${NAME}'}}
+models:
+  m: {chain: [a/x, nobody/x], timeouts: {connect: '${TIME}'}}
+  n: {chain: ['${WHO}/x', b/x], chian: 1}
+"""
+    assert [found.rsplit(" ", 1)[0].split(" ", 1)[1] for found in problems_of(doc)] == [
+        "unset-variable the environment variable HOST is not",
+        "unset-variable the environment variable KEY is not",
+        "unknown-budget unknown budget",
+        "unset-variable the environment variable NAME is not",
+        "unknown-provider unknown provider",
+        "unset-variable the environment variable TIME is not",
+        "unset-variable the environment variable WHO is not",
+        "unknown-key unknown key",
+    ]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "providers: {a: {dialect: '${X}', base_url: 'http://a/v1', direct: true}}",
+        "providers: {a: {base_url: 'http://a/v1', direct: true, headers: {x-key: '${X}'}}}",
+        "providers: {a: {base_url: 'http://a/v1', api_key: '${X}', optional: true}}\nmodels: {m: {chain: [a/x]}}",
+        "providers: {a: {endpoints: [{name: '${X}', url: 'http://a/v1'}]}}\nmodels: {m: {chain: [{provider: a, endpoint: e, model: x}]}}",
+        "providers: {a: {base_url: 'http://a/v1'}}\nmodels: {m: {chain: [a/x], params: {clamp: {temperature: {min: 1, max: '${X}'}}}}}",
+        "providers: {a: {base_url: 'http://a/v1', direct: true}}\nclients: {c: {key: '${X}'}}",
+        "providers: {a: {base_url: 'http://a/v1', direct: true}}\nclients: {c: {key_sha256: '${X}'}}",
+        "providers: {a: {base_url: 'http://a/v1', direct: true}}\nbudgets: {b: {requests: '${X}', per: 1m}}",
+        "providers: {a: {base_url: 'http://a/v1', direct: true}}\nresponse_headers: '${X}'",
+        "providers: {a: {base_url: 'http://a/v1'}}\nmodels: {m: {chain: '${X}'}}",
+        "providers: {a: {base_url: 'http://a/v1'}}\nmodels: {m: {chain: [a/x], system_prompt: {file: '${X}'}}}",
+    ],
+)
+def test_nothing_more_is_said_about_a_value_that_is_unknown(problems_of: Callable[..., list[str]], place: str) -> None:
+    assert [found.split()[1] for found in problems_of(f"version: 1\n{place}\n")] == ["unset-variable"]

@@ -56,7 +56,7 @@ def test_a_configuration_that_cannot_be_read_is_exit_3(tmp_path: Path, capsys: p
     assert main(["serve", "--config", str(tmp_path / "none.yaml")]) == 3
     assert main(["serve", "--config", str(tmp_path)]) == 3
     error = capsys.readouterr().err
-    assert "none.yaml: No such file" in error
+    assert "none.yaml does not exist" in error
     assert "Is a directory" in error
 
 
@@ -71,6 +71,13 @@ def test_a_port_in_use_is_exit_3_and_names_the_flag(tmp_path: Path) -> None:
             assert done.returncode == 3
             assert f"choose another address with {flags[-2]}" in done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_a_check_of_what_is_not_there_is_exit_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path / "none.yaml")]) == 3
+    assert main(["check", str(tmp_path)]) == 3
+    assert main(["explain", "--model", "m", "--config", str(tmp_path / "none.yaml")]) == 3
+    assert "the file does not exist" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["reload", "status"])

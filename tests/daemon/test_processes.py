@@ -98,6 +98,8 @@ async def test_a_missing_file_keeps_what_serves_and_its_return_is_seen(daemon: S
     running.config.write_text(DEMO.replace("models: {m:", "models: {n:"))
     await running.generation(2)
     assert (await running.metrics())["routerd_config_file_present"] == 1
+    assert running.process.output.count("routes.yaml is missing") == 1
+    assert running.process.output.count("routes.yaml is back") == 1
 
 
 async def test_reload_with_wait_returns_when_all_workers_serve_it(daemon: Start) -> None:

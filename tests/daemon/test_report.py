@@ -59,6 +59,8 @@ def test_a_problem_as_json_has_every_field_and_no_secret() -> None:
 def test_only_files_that_cannot_be_read_are_told_apart() -> None:
     gone = problem("unreadable-file", "read")
     assert is_unreadable([gone])
+    assert is_unreadable([problem("missing-file", "read")])
+    assert not is_unreadable([problem("missing-file", "semantic")])
     assert is_unreadable([gone, replace(problem("unused"), severity="warning")])
     assert not is_unreadable([gone, problem()])
     assert not is_unreadable([])

@@ -378,3 +378,32 @@ async def test_without_kernel_notifications_it_says_so_and_tries_again(
     with pytest.raises(asyncio.CancelledError):
         await notifications(lambda: [tmp_path / "f"], lambda: None, retry_s=0.0)
     assert "polling each 50 ms does the work" in caplog.text
+
+
+async def test_a_file_that_goes_and_comes_back_is_told_once_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "f"
+    path.write_text("x")
+    now_s = 0.0
+
+    async def load(_: float) -> None:
+        watcher.taken(watcher.before_load(), [path])
+
+    watcher = Watcher([path], load, clock=lambda: now_s)
+    await load(0.0)
+    caplog.set_level(logging.INFO, "routerd")
+    path.unlink()
+    for _ in range(8):
+        await watcher.step()
+        now_s += 0.1
+    path.write_text("x")
+    await watcher.step()
+    assert caplog.text == ""
+    path.unlink()
+    for _ in range(40):
+        now_s += 0.1
+        await watcher.step()
+    path.write_text("x")
+    for _ in range(5):
+        now_s += 0.1
+        await watcher.step()
+    assert (caplog.text.count("is missing"), caplog.text.count("is back")) == (1, 1)

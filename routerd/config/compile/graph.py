@@ -32,7 +32,8 @@ def compile_graph(build: Build) -> Graph:
     if not build.broken:
         check_clients(build, clients or {}, [*exact, *aliases], [*direct, *(route.name for route in patterns)])
     allow_empty = build.doc.get("allow_empty") is True
-    if not build.known("models") and not direct and not allow_empty:
+    may_be_direct = any(section == "providers" for section, _ in build.broken)
+    if not (build.known("models") or direct or may_be_direct or allow_empty):
         build.error((), "no-models", "no model is defined", "add one under `models:`, or say `allow_empty: true`")
     graph = Graph(
         digest="",

@@ -22,6 +22,8 @@ def credential(build: Build, path: Path, spec: Any, *, optional: bool) -> tuple[
 
     Without one, an owner that is not optional is an error; so is in any case a credential that cannot go into a header.
     """
+    if any(build.tree.is_unresolved(at) for at in (path, (*path, "env"), (*path, "file"))):
+        return "", ""  # reported already
     value, reason = _look_up(build, path, spec)
     if not value:
         if not optional:

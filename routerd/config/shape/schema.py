@@ -54,17 +54,28 @@ class Schema:
 
     def types_at(self, path: Path) -> frozenset[str]:
         """Return the JSON types that may stand at `path`; empty: any."""
-        nodes = [self.document]
+        found: set[str] = set()
+        for one in self._at(path):
+            if "type" in one:
+                found.add(one["type"])
+            elif "const" in one:
+                found.add("integer")  # `version`, the only constant
+        return frozenset(found)
+
+    def example_at(self, path: Path) -> str:
+        """Return a text that may stand at `path`; empty where there is none, where it would choose, and for credentials."""
+        found = self._at(path)
+        if any("enum" in one or one.get("writeOnly") for one in found) or not any(one.get("type") == "string" for one in found):
+            return ""
+        examples = (example for one in found for example in one.get("examples", ()))
+        return next((example for example in examples if isinstance(example, str)), "unknown/unknown")
+
+    def _at(self, path: Path) -> list[dict[str, Any]]:
+        """Return the schemas of what stands at `path`."""
+        nodes: list[Any] = [self.document]
         for key in path:
             nodes = [child for node in nodes for one in self._alternatives(node) for child in _children(one, key)]
-        found: set[str] = set()
-        for node in nodes:
-            for one in self._alternatives(node):
-                if "type" in one:
-                    found.add(one["type"])
-                elif "const" in one:
-                    found.add("integer")  # `version`, the only constant
-        return frozenset(found)
+        return [one for node in nodes for one in self._alternatives(node)]
 
     def _alternatives(self, node: Any) -> Iterator[dict[str, Any]]:
         """Yield the schemas that `node` stands for, references and branches followed."""

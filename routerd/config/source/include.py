@@ -121,6 +121,8 @@ class _Assembly:
                 self._twice(mark, marks[key], (key,), repr(key))
             else:
                 root[key], marks[key] = value, mark
+                if (id(part), key) in self._tree.unresolved:
+                    self._tree.unresolved.add((id(root), key))
 
     def _join_section(self, section: str, part: dict[str, Any]) -> None:
         into = self._tree.root[section]
@@ -132,6 +134,8 @@ class _Assembly:
                 into[name], marks[name] = value, part_marks[name]
                 if (id(part), name) in self._tree.raw:
                     self._tree.raw[id(into), name] = self._tree.raw[id(part), name]
+                if (id(part), name) in self._tree.unresolved:
+                    self._tree.unresolved.add((id(into), name))
 
     def _twice(self, second: Mark, first: Mark, path: Path, what: str) -> None:
         place = f"{first.file}:{first.key_line}:{first.key_column}"

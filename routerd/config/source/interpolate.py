@@ -54,9 +54,21 @@ def interpolate(root: dict[str, Any], environ: Mapping[str, str], report: Report
     return walk.filled
 
 
-def cast(filled: list[Filled], types_at: Callable[[Path], frozenset[str]]) -> None:
+def stand_in(filled: list[Filled], tree: Tree, example_at: Callable[[Path], str]) -> None:
+    """Put something of the right form where a value is unknown, so that what stands around it can be checked.
+
+    Not for names that others refer to (endpoints, aliases): those entries are left out as the schema refuses them.
+    """
+    for one in filled:
+        if (id(one.container), one.key) in tree.unresolved and one.key != "name" and "aliases" not in one.path:
+            one.container[one.key] = example_at(one.path)
+
+
+def cast(filled: list[Filled], tree: Tree, types_at: Callable[[Path], frozenset[str]]) -> None:
     """Give replaced values the type that their place wants. `types_at`: the JSON types allowed at a path, empty for any."""
     for one in filled:
+        if (id(one.container), one.key) in tree.unresolved:
+            continue
         text = one.container[one.key]
         types = types_at(one.path)
         if not isinstance(text, str) or "string" in types or (not types and not one.plain):
@@ -99,7 +111,8 @@ class _Walk:
             new = self._replace(text, 0)
         except _Bad as bad:
             self._complain(path, container, key, bad, text)
-            new = ""  # later stages are not reached; nothing of a half replaced value may stay
+            new = ""  # nothing of a half replaced value may stay
+            self._tree.unresolved.add((id(container), key))
         self._tree.raw[id(container), key] = text
         container[key] = new
         self.filled.append(Filled(path, container, key, (id(container), key) in self._tree.plain))
