@@ -221,6 +221,12 @@ class NotReady(RequestError):
     error_type = ErrorType.ROUTER_INTERNAL
 
 
+class ShuttingDown(NotReady):
+    """503: the drain ended before the request did."""
+
+    code = "shutting_down"
+
+
 class UpstreamError(RouterdError):
     """One attempt failed.
 

@@ -2,10 +2,10 @@
 
 The order of decisions, after a failed attempt:
  1. the verdict is to give up (the client's own fault, or a kind that `failover.on` does not name): the client gets this answer;
- 2. the attempt budget or the deadline is used up: exhausted;
+ 2. the attempt budget or the deadline is used up: exhausted; a target whose `total` has passed is left out;
  3. a target of the plan was not tried yet: go there at once, nobody sleeps while another target can answer;
  4. a target may be tried again by its route's `retry`: wait for the earliest of them (Retry-After, else backoff), unless that
-    passes the deadline;
+    passes the deadline or the target's `total`;
  5. exhausted. The last error decides what the client sees; among rate limits the shortest Retry-After is passed on.
 An endpoint that asked for time goes into cooldown for every request of this worker.
 """
@@ -75,6 +75,7 @@ class Attempts:
     client_dialect: ClientDialect | None = None
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
+    stopped: bool = False  # a cancel is routerd's own doing, not the client's
 
     async def run(self) -> Answer:
         """Return the first good answer. Raises AttemptsExhausted, or RequestError where the request itself is at fault.
@@ -90,9 +91,11 @@ class Attempts:
         last: UpstreamError | None = None
         refused: BudgetExceeded | None = None
         while len(self.records) < route.failover.max_attempts and self.now() < deadline_at_s:
-            planned = untried.pop() if untried else await self._wait_for(again, deadline_at_s)
+            planned = untried.pop() if untried else await self._wait_for(again)
             if planned is None:
                 break
+            if self.now() >= self._until_s(planned, deadline_at_s):  # its `total` has passed: another target may have a longer one
+                continue
             try:
                 lease = self.reserve(planned) if self.reserve is not None else None
             except BudgetExceeded as exc:  # our own limit for this provider: as if it were not there
@@ -108,13 +111,14 @@ class Attempts:
                     raise AttemptsExhausted(self.records, exc) from exc
                 if verdict is Verdict.RETRY and tries[planned.index] < route.retry.attempts:
                     wait_s = exc.retry_after_s or backoff_s(route.retry.backoff, tries[planned.index] - 1, self.rng)
-                    again.append(_Again(self.now() + wait_s, planned))
+                    if self.now() + wait_s < self._until_s(planned, deadline_at_s):
+                        again.append(_Again(self.now() + wait_s, planned))
         if last is None:
             if refused is not None:
                 raise refused
             last = UpstreamError(
                 ErrorKind.TIMEOUT if self.plan else ErrorKind.CONNECT,
-                "the deadline passed before any attempt" if self.plan else "no target of this model can be used now",
+                "the time for the answer was over before any attempt" if self.plan else "no target of this model can be used now",
                 delivery=Delivery.NOT_SENT,
             )
         raise AttemptsExhausted(self.records, last)
@@ -150,7 +154,7 @@ class Attempts:
             self._cool(planned, exc)
             raise
         except asyncio.CancelledError:
-            record.result = str(ErrorType.CALLER_GONE)
+            record.result = str(ErrorType.ROUTER_INTERNAL if self.stopped else ErrorType.CALLER_GONE)
             raise
         except RequestError as exc:
             record.result = str(exc.error_type)
@@ -238,14 +242,18 @@ class Attempts:
         if length_s > 0 and not RULES[exc.kind].gives_up:
             self.health.cool(planned.endpoint.name, self.now() + length_s)
 
-    async def _wait_for(self, again: list[_Again], deadline_at_s: float) -> Planned | None:
-        """Sleep until the earliest retry is due and return it; None when there is none before the deadline."""
+    def _until_s(self, planned: Planned, deadline_at_s: float) -> float:
+        """Return when an attempt at this target must have ended: the deadline, or for a whole answer its `total`."""
+        if self.request.stream:
+            return deadline_at_s
+        return min(deadline_at_s, self.request.arrived_at_s + planned.target.timeouts.total_s)
+
+    async def _wait_for(self, again: list[_Again]) -> Planned | None:
+        """Sleep until the earliest retry is due and return it; None when there is none."""
         if not again:
             return None
         again.sort(key=lambda entry: entry.at_s)
         entry = again.pop(0)
-        if entry.at_s >= deadline_at_s:
-            return None
         await asyncio.sleep(max(0.0, entry.at_s - self.now()))
         return entry.planned
 

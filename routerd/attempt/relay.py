@@ -64,6 +64,7 @@ class Relay:
     """One streamed exchange. Built before `exchange.send`, which it is the sink of."""
 
     __slots__ = (
+        "_broken",
         "_downstream",
         "_error_body",
         "_exchange",
@@ -114,6 +115,7 @@ class Relay:
         self._provider: Provider | None = None
         self._out: list[bytes] = []
         self._paused_at_s = 0.0
+        self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
         self._timer = PhaseTimer(ticker, self._expired, cap)
         self._timer.enter("first_byte", self.last_at_s, timeouts.first_byte_s)
 
@@ -135,7 +137,7 @@ class Relay:
         if self._status == _ENDED:
             self._close_out()
         elif self.scan.fault is not None:
-            self._fault_out(self.scan.fault)
+            self._fault_out(self.scan.fault, self._broken)
         elif self.scan.done:
             self._done()
         else:
@@ -268,6 +270,7 @@ class Relay:
         if self.ready.done():  # content seen, commit on its way
             if self.scan.fault is None and not self.scan.finished:
                 self.scan.fault = StreamFault(error.message)
+                self._broken = Ended.DEADLINE if error.kind is ErrorKind.TIMEOUT else Ended.CUT
             self._status = _ENDED if self.scan.finished else self._status
             return
         self._timer.stop()

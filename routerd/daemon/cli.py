@@ -101,7 +101,7 @@ def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
         with open(settings.config, "rb"):
             pass
     except FileNotFoundError:
-        return _say(f"{settings.config} does not exist; create it, or name another file with --config", CANNOT_REACH)
+        return complain(f"{settings.config} does not exist; create it, or name another file with --config", CANNOT_REACH)
     except OSError as exc:
         return complain(f"cannot read {settings.config}: {exc.strerror}; name another file with --config", CANNOT_REACH)
     from routerd.daemon.control import serve

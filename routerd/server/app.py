@@ -39,6 +39,7 @@ __all__ = ["Gateway"]
 
 LISTS = frozenset({"/v1/models", "/api/v1/models"})
 ONE = ("/v1/models/", "/api/v1/models/")
+LAST_WORDS_S = 0.5  # for the answers of what the drain did not wait for; no upstream is asked any more
 BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 
 
@@ -122,6 +123,11 @@ class Gateway:
             await asyncio.sleep(0.02)
         for relay in list(self._shared.streams):
             relay.interrupt("routerd is shutting down")
+        for call in list(self._shared.calls):
+            call.interrupt()
+        until_s = time.monotonic() + LAST_WORDS_S
+        while self._shared.calls and time.monotonic() < until_s:
+            await asyncio.sleep(0.005)
         self._shared.upstreams.outbox.flush()
         await self.close()
 

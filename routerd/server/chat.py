@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
 from routerd.attempt import Answer, Attempts, Ended, Lane
-from routerd.errors import AttemptsExhausted, BudgetExceeded, ErrorKind, ErrorType, Forbidden, RequestError
+from routerd.errors import AttemptsExhausted, BudgetExceeded, ErrorKind, ErrorType, Forbidden, RequestError, ShuttingDown
 from routerd.graph import Client
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
@@ -65,7 +65,9 @@ class ModelCall:
         "_started_s",
         "_started_unix_s",
         "_status",
+        "_stopped",
         "_tally",
+        "_task",
         "_ttft_s",
         "_usage",
         "_wire",
@@ -96,6 +98,8 @@ class ModelCall:
         self._sent_bytes = 0
         self._ttft_s: float | None = None
         self._answered_at_s = 0.0
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped = False  # by routerd, not by the client
 
     async def run(self, request_id: str, fields: str) -> web.StreamResponse:
         """Serve the request; every failure becomes an answer in OpenAI's shape. A cancel means that the client has gone."""
@@ -103,6 +107,8 @@ class ModelCall:
         self._fields = fields
         generation = self._generation
         generation.inflight += 1
+        self._task = asyncio.current_task()
+        self._shared.calls.add(self)
         try:
             return await self._serve()
         except RequestError as exc:
@@ -114,15 +120,33 @@ class ModelCall:
             self._failed(reply.status, exc.last.error_type, "client_error" if clients_fault else "upstream_error")
             return self._refusal(reply)
         except asyncio.CancelledError:
+            if self._stopped and self._task is not None and self._task.uncancel() == 0:  # not the client's cancel as well
+                return self._stopped_reply()
             self._failed(499, ErrorType.CALLER_GONE, "client_gone")
             raise
         except Exception:
             self._failed(500, ErrorType.ROUTER_INTERNAL, "upstream_error")
             raise
         finally:
+            self._shared.calls.discard(self)
             generation.inflight -= 1
             self._settle()
             self._account()
+
+    def interrupt(self) -> None:
+        """Answer that routerd shuts down, unless a stream has begun: its relay ends that."""
+        if self._ttft_s is None and self._task is not None:
+            self._stopped = True
+            if self._attempts is not None:
+                self._attempts.stopped = True
+            self._task.cancel()
+
+    def _stopped_reply(self) -> web.StreamResponse:
+        error = ShuttingDown("routerd is shutting down and could not wait for this answer.", retry_after_s=1.0)
+        self._failed(error.status, error.error_type, "rejected")
+        reply = error_reply(error, self._all_fields())
+        reply.keep_alive = False
+        return self._reply(reply)
 
     async def _serve(self) -> web.StreamResponse:
         generation = self._generation

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from routerd.attempt import Relay, Ticker
 from routerd.health import Health
@@ -32,6 +33,13 @@ class RequestIds:
         return f"{self._prefix}{self._count:08x}"
 
 
+class Call(Protocol):
+    """A request that runs."""
+
+    def interrupt(self) -> None:
+        """The daemon ends now: answer that, unless a stream has begun."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Shared:
     """One a worker."""
@@ -44,6 +52,7 @@ class Shared:
     access: Callable[[AccessRecord], None] | None
     ticker: Ticker
     streams: set[Relay] = field(default_factory=set)  # committed and not ended: told when the daemon stops
+    calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)
     ids: RequestIds = field(default_factory=RequestIds)
     before_upstream: HistogramCell = field(init=False)

@@ -275,6 +275,38 @@ async def test_total_bounds_a_whole_answer(talk: Make) -> None:
     assert "total" in (await running).message
 
 
+async def test_no_attempt_begins_when_total_has_passed(talk: Make) -> None:
+    short, long = Timeouts(total_s=3.0), Timeouts(total_s=30.0)
+    chain = (target("a/x", timeouts=short), target("b/y", timeouts=short), target("c/z", timeouts=long))
+    t = talk(route("m", *chain), {"a": [None], "b": [GOOD], "c": [GOOD]})
+    running = asyncio.create_task(t.attempts.run())
+    await turns()
+    t.clock.advance(3.1)
+    assert text_of(await running) == "Hi"
+    assert t.script.asked == ["a", "c"]
+
+
+async def test_total_that_has_passed_before_the_first_attempt_is_a_timeout(talk: Make) -> None:
+    t = talk(route("m", target("a/x", timeouts=Timeouts(total_s=3.0))), {"a": [GOOD]})
+    t.clock.advance(3.0)
+    last = await t.fails()
+    assert (last.kind, last.delivery, t.script.asked) == (ErrorKind.TIMEOUT, Delivery.NOT_SENT, [])
+
+
+async def test_a_retry_that_would_pass_total_is_not_waited_for(talk: Make) -> None:
+    asked = route("m", target("a/x", timeouts=Timeouts(total_s=3.0)), retry=Retry(attempts=2, backoff=STEADY))
+    t = talk(asked, {"a": [says(429, "slow", wait("5")), GOOD]})
+    assert (await t.fails()).status == 429
+    assert t.slept == []
+
+
+async def test_total_does_not_bound_a_stream(talk: Make) -> None:
+    asked = route("m", target("a/x", timeouts=Timeouts(total_s=3.0)))
+    t = talk(asked, {"a": [streams(event(delta("Hi")), DONE)]}, stream=True)
+    t.clock.advance(3.1)
+    assert (await t.attempts.run()).relay is not None
+
+
 async def turns() -> None:
     """Let what is ready run."""
     for _ in range(5):
@@ -367,6 +399,17 @@ async def test_a_cancel_closes_the_upstream_and_holds_nothing(talk: Make, stream
     assert t.nothing_is_held()
     t.clock.advance(1.0)
     assert t.clock.armed == 0
+
+
+async def test_a_cancel_by_routerd_is_not_told_as_a_client_that_left(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [None]})
+    running = asyncio.create_task(t.attempts.run())
+    await turns()
+    t.attempts.stopped = True
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert t.script.results == [("a/x", "router_internal")]
 
 
 async def test_a_request_that_a_targets_parameters_refuse_holds_nothing(talk: Make, monkeypatch: pytest.MonkeyPatch) -> None:

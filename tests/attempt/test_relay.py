@@ -192,7 +192,7 @@ async def test_a_connection_lost_between_content_and_commit_reaches_the_client_a
     rig = Rig().head().read(HI).lose().commit()
     assert rig.client.body.startswith(HI)
     assert rig.client.last_event()["error"]["message"] == "the connection is gone"
-    assert rig.ended is Ended.ERROR_EVENT
+    assert rig.ended is Ended.CUT
 
 
 # ── after it ──

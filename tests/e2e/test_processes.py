@@ -165,6 +165,22 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(daemon: Start, upstream:
     assert await asyncio.to_thread(running.process.wait) == 0
 
 
+async def test_what_the_drain_does_not_wait_for_is_told_so(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.hang)
+    running = daemon(routes(upstream), args=["--drain-timeout", "300ms"])
+    held = [asyncio.create_task(fetch(running, CHAT, ask(stream=stream))) for stream in (False, True)]
+    await upstream.received(2)
+    running.process.signal(signal.SIGTERM)
+    for answer in await asyncio.gather(*held):
+        assert answer.status == 503
+        assert answer.json()["error"]["code"] == "shutting_down"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["connection"] == "close"
+    assert await asyncio.to_thread(running.process.wait) == 0
+    assert "client_gone" not in running.process.output
+    assert running.process.output.count("outcome=rejected") == 2
+
+
 async def test_no_process_is_left_when_control_is_killed(daemon: Start) -> None:
     running = daemon(DEMO, args=["--workers", "2"])
     pids = tree(running.process.pid)
