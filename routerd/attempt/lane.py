@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from routerd import __version__
+from routerd.attempt.redaction import Redaction
 from routerd.attempt.timer import Ticker
 from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
@@ -47,7 +48,7 @@ class Surroundings(Protocol):
 class Wire:
     """How one target at one endpoint is spoken to."""
 
-    __slots__ = ("_heads", "_rng", "dialect", "endpoint", "loop", "origin", "pool", "provider", "target", "ticker")
+    __slots__ = ("_heads", "_redaction", "_rng", "dialect", "endpoint", "loop", "origin", "pool", "provider", "target", "ticker")
 
     def __init__(self, planned: Planned, surroundings: Surroundings) -> None:
         self.provider: Provider = planned.provider
@@ -57,6 +58,7 @@ class Wire:
         self.ticker = surroundings.ticker
         self._rng = surroundings.rng
         self.dialect: Dialect = make_dialect(self.provider)
+        self._redaction: Redaction | None = None
         self._heads: dict[tuple[str, bool], bytes] = {}
         self.origin: Origin | None = None if self.provider.simulator is not None else origin_of(self.endpoint.url)
         self.pool: Pool | None = None if self.origin is None else surroundings.upstreams.pool(self.origin)
@@ -65,6 +67,13 @@ class Wire:
     def extra(self) -> Mapping[str, Any]:
         """The provider's static body fields."""
         return self.provider.body
+
+    @property
+    def redaction(self) -> Redaction:
+        """What takes this target's credentials out of its words; made when a failure first asks for it."""
+        if self._redaction is None:
+            self._redaction = Redaction(self.provider, self.endpoint)
+        return self._redaction
 
     def simulate(self, path: str) -> Exchange:
         """Return an exchange with the built-in upstream."""

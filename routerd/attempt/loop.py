@@ -20,10 +20,11 @@ from typing import Any, Protocol
 
 from routerd.attempt.exchange import Cap, fetch, open_stream
 from routerd.attempt.lane import Lane, Wire
+from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import Refused, Relay
 from routerd.attempt.verdict import RULES, Verdict, judge
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
-from routerd.graph import Backoff, Provider
+from routerd.graph import Backoff
 from routerd.health import View
 from routerd.messages import AttemptRecord, ModelRequest, WireResponse
 from routerd.plan import Planned
@@ -94,7 +95,7 @@ class Attempts:
             planned = untried.pop() if untried else await self._wait_for(again)
             if planned is None:
                 break
-            if self.now() >= self._until_s(planned, deadline_at_s):  # its `total` has passed: another target may have a longer one
+            if self.now() >= self._until_s(planned, deadline_at_s):  # its `total` has passed; another's may be longer
                 continue
             try:
                 lease = self.reserve(planned) if self.reserve is not None else None
@@ -146,7 +147,7 @@ class Attempts:
             return answer
         except UpstreamError as exc:
             exc.endpoint = planned.endpoint.name
-            without_secrets(exc, planned.provider)
+            without_secrets(exc, self.lane.wire(planned).redaction)
             record.result = str(exc.error_type)
             record.reason = str(exc.kind)
             record.status = exc.status
@@ -264,16 +265,14 @@ class _Again:
     planned: Planned
 
 
-def without_secrets(error: UpstreamError, provider: Provider) -> None:
+def without_secrets(error: UpstreamError, redaction: Redaction) -> None:
     """Take out of an upstream's words what no client may read: they may quote the credential that they refuse."""
     if error.kind in _OUR_ACCOUNT:
         error.message = _OUR_ACCOUNT[error.kind]
         error.body = None
-    secret = provider.auth.secret
-    if secret:
-        error.message = error.message.replace(secret.reveal(), "***")
-        if error.body is not None:
-            error.body = error.body.replace(secret.reveal().encode(), b"***")
+    error.message = redaction.text(error.message)
+    if error.body is not None:
+        error.body = redaction.data(error.body)
     error.args = (error.message,)  # a traceback prints these
 
 

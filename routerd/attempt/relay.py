@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from routerd.attempt.redaction import Redaction
 from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
 from routerd.graph import Provider, Timeouts
@@ -28,6 +29,7 @@ __all__ = ["Downstream", "Ended", "Refused", "Relay"]
 
 HELD_LIMIT_BYTES = 1024 * 1024  # keep-alive comments before the first content; a minute of them is 10 KiB
 ERROR_BODY_LIMIT_BYTES = 1024 * 1024
+MAX_SAID_CHARS = 64 * 1024  # of an error event, looked through for credentials
 _NO_STREAM = frozenset({b"application/json", b"text/html"})
 
 
@@ -39,6 +41,16 @@ class Downstream(Protocol):
 
     def end(self) -> None:
         """Send the end of the body."""
+
+
+class Speaker(Protocol):
+    """Whose stream it is."""
+
+    @property
+    def provider(self) -> Provider: ...
+
+    @property
+    def redaction(self) -> Redaction: ...
 
 
 class Ended(enum.Enum):
@@ -73,7 +85,7 @@ class Relay:
         "_out",
         "_own",
         "_paused_at_s",
-        "_provider",
+        "_speaker",
         "_status",
         "_stream_types",
         "_ticker",
@@ -112,7 +124,7 @@ class Relay:
         self._held = bytearray()
         self._error_body: bytearray | None = None
         self._downstream: Downstream | None = None
-        self._provider: Provider | None = None
+        self._speaker: Speaker | None = None
         self._out: list[bytes] = []
         self._paused_at_s = 0.0
         self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
@@ -121,10 +133,10 @@ class Relay:
 
     # ── the attempt's side ──
 
-    def commit(self, downstream: Downstream, provider: Provider) -> None:
+    def commit(self, downstream: Downstream, speaker: Speaker) -> None:
         """The client has the head: push what was held and everything that comes. Ends at once if the stream has ended."""
         self._downstream = downstream
-        self._provider = provider
+        self._speaker = speaker
         held, self._held = self._held, bytearray()
         if held:
             self._write(bytes(held))
@@ -320,7 +332,7 @@ class Relay:
 
     def _fault_out(self, fault: StreamFault, ended: Ended = Ended.ERROR_EVENT) -> None:
         self._exchange.abort()
-        event = error_event(fault, self._provider)
+        event = error_event(fault, self._speaker)
         self._write(event if self._own is None else self._own(self.scan, event))
         self._finish(ended)
 
@@ -360,24 +372,28 @@ def _as_error(fault: StreamFault) -> UpstreamError:
     return UpstreamError(ErrorKind.STREAM_ERROR, fault.message, delivery=Delivery.ANSWERED)
 
 
-def error_event(fault: StreamFault, provider: Provider | None) -> bytes:
+def error_event(fault: StreamFault, speaker: Speaker | None) -> bytes:
     """Encode the event that ends a broken stream: OpenAI's SDKs raise on `error`, others see finish_reason "error".
 
-    The upstream's words are passed on, but for the provider's credential, which they may quote.
+    The upstream's words are passed on, but for the provider's credentials, which they may quote.
     """
     upstream = fault.error if isinstance(fault.error, dict) else {}
     error_type = ErrorType.UPSTREAM_STREAM_ERROR if fault.error is not None else ErrorType.UPSTREAM_STREAM_CUT
     code = upstream.get("code")
-    error = {
-        "message": str(upstream.get("message") or (fault.error if isinstance(fault.error, str) else fault.message))[:2000],
+    said = {
+        "message": str(upstream.get("message") or (fault.error if isinstance(fault.error, str) else fault.message)),
         "type": str(upstream.get("type") or error_type),
         "code": str(code) if code is not None else str(error_type),
+    }
+    if speaker is not None:
+        said = {key: speaker.redaction.text(text[:MAX_SAID_CHARS]) for key, text in said.items()}
+    error = {
+        "message": said["message"][:2000],
+        "type": said["type"][:200],
+        "code": said["code"][:200],
         "param": None,
-        "provider": provider.name if provider is not None else "",
+        "provider": speaker.provider.name if speaker is not None else "",
     }
     event = {"error": error, "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
     encoded = msgspec.json.encode(event)
-    secret = provider.auth.secret if provider is not None else None
-    if secret:
-        encoded = encoded.replace(msgspec.json.encode(secret.reveal())[1:-1], b"***")
     return b"data: " + encoded + b"\n\n"

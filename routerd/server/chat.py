@@ -207,7 +207,7 @@ class ModelCall:
         protocol.feeder = relay
         self._shared.streams.add(relay)
         try:
-            relay.commit(stream, answer.planned.provider)
+            relay.commit(stream, attempts.lane.wire(answer.planned))
             ended = await relay.finished
         except BaseException:
             relay.stop()

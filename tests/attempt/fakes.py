@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from routerd.attempt.redaction import Redaction
 from routerd.attempt.timer import Ticker
 from routerd.errors import UpstreamError
 from routerd.plan import Planned
@@ -130,6 +131,7 @@ class ScriptedWire:
         self.target = planned.target
         self.loop = script.loop
         self.ticker = script.ticker
+        self.redaction = Redaction(planned.provider, planned.endpoint)
         self.dialect = OpenAIDialect()
 
     def simulate(self, path: str) -> Exchange:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from routerd.attempt import Ended, Relay, error_event
+from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import ERROR_BODY_LIMIT_BYTES, HELD_LIMIT_BYTES, Refused
 from routerd.attempt.timer import TICK_S
 from routerd.errors import Delivery, ErrorKind, UpstreamError
-from routerd.graph import Auth, Provider, Secret, Timeouts
+from routerd.graph import Auth, Endpoint, Provider, Secret, Timeouts
 from routerd.wire.relay_scan import RelayScan, StreamFault
 from tests.attempt.fakes import Clock, Exchange, ticker_of
 from tests.support.answers import DONE, USAGE, delta, event
@@ -27,6 +28,16 @@ TIMEOUTS = Timeouts(first_byte_s=1.0, first_token_s=2.0, idle_s=4.0, total_s=60.
 LATE_S = TICK_S * 3
 
 PROVIDER = Provider(name="p", dialect="openai", endpoints=(), auth=Auth(secret=Secret("sk-\"secret")))
+
+
+class Speaker:
+    """Whose stream it is."""
+
+    provider = PROVIDER
+    redaction = Redaction(PROVIDER, Endpoint(name="p", provider="p", url="http://p/v1"))
+
+
+SPEAKER = Speaker()
 
 
 class Client:
@@ -85,7 +96,7 @@ class Rig:
     def commit(self) -> Rig:
         assert self.relay.ready.done()
         assert self.relay.ready.exception() is None
-        self.relay.commit(self.client, PROVIDER)
+        self.relay.commit(self.client, SPEAKER)
         return self
 
     def lose(self) -> Rig:
@@ -426,7 +437,7 @@ async def test_a_stop_before_content_cancels_who_waits() -> None:
     ],
 )
 def test_an_error_event_has_one_shape_whatever_the_upstream_said(fault: StreamFault, message: str, kind: str, code: str) -> None:
-    raw = error_event(fault, PROVIDER)
+    raw = error_event(fault, SPEAKER)
     assert raw.startswith(b"data: ")
     assert raw.endswith(b"\n\n")
     assert raw.count(b"\n") == 2
@@ -436,11 +447,11 @@ def test_an_error_event_has_one_shape_whatever_the_upstream_said(fault: StreamFa
 
 
 def test_an_error_event_is_bounded() -> None:
-    assert len(error_event(StreamFault("x", {"message": "m" * 100_000}), PROVIDER)) < 3000
+    assert len(error_event(StreamFault("x", {"message": "m" * 100_000}), SPEAKER)) < 3000
 
 
 def test_an_error_event_does_not_quote_our_credential() -> None:
-    raw = error_event(StreamFault("x", {"message": 'key sk-"secret refused', "code": 'sk-"secret'}), PROVIDER)
+    raw = error_event(StreamFault("x", {"message": 'key sk-"secret refused', "code": 'sk-"secret'}), SPEAKER)
     assert b"secret" not in raw
     assert b"key *** refused" in raw
 
