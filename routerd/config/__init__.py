@@ -8,10 +8,11 @@ nothing else is raised.
 Cost and concurrency: pure function of the files and the environment; blocks; 2,000 models take about half a second.
 """
 
+from routerd.config.compile import Case
 from routerd.config.diagnose import render
 from routerd.config.load import Loaded, load
 from routerd.config.shape import schema_json
 from routerd.config.source import Input
 from routerd.config.tree import Origin
 
-__all__ = ["Input", "Loaded", "Origin", "load", "render", "schema_json"]
+__all__ = ["Case", "Input", "Loaded", "Origin", "load", "render", "schema_json"]

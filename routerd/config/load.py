@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from routerd.config.compile import Build, compile_graph
+from routerd.config.compile import Build, Case, compile_cases, compile_graph
 from routerd.config.report import Report
 from routerd.config.shape import Schema, explain
 from routerd.config.source import Input, Reader, assemble, cast, stand_in
 from routerd.config.tree import Origin, Origins, Tree
+from routerd.config.tree import Path as TreePath
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 
@@ -28,13 +29,20 @@ class Loaded:
     """A configuration that may serve.
 
     `inputs`: everything it depends on, in the order of reading: files, the directories of include patterns, and (with an empty
-    hash) files that are not there but would change it. `origins`: `models.m.chain[0].model` -> where that was written.
+    hash) files that are not there but would change it. `origins`: `models.m.chain[0].model` -> where that was written. `tests`
+    are looked up, not run: that takes the packages that decide.
     """
 
     graph: Graph
     inputs: tuple[Input, ...]
     warnings: tuple[Problem, ...]
     origins: Mapping[str, Origin] = field(repr=False)
+    tests: tuple[Case, ...] = ()
+    report: Report = field(repr=False)
+
+    def problem(self, stage: str, code: str, path: TreePath, message: str, *, hint: str = "") -> Problem:
+        """Return an error that was found later, at a path of the document, without what must not be shown."""
+        return self.report.made(stage, code, self.report.tree.place(path), message, path=path, hint=hint)
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Loaded:
@@ -48,6 +56,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     report = Report(tree)
     filled = assemble(Path(path), environ, reader, report)
     graph: Graph | None = None
+    cases: tuple[Case, ...] = ()
     if not report.failed("read", "yaml"):
         schema = Schema.published()
         cast(filled, tree, schema.types_at)
@@ -55,11 +64,15 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
             stand_in(filled, tree, schema.example_at)
         if not schema.accepts(tree.root):
             explain(schema, report)
-        graph = compile_graph(Build(report, reader, environ, _broken(report)))
+        build = Build(report, reader, environ, _broken(report))
+        graph = compile_graph(build)
+        cases = compile_cases(build, graph)
     if graph is None or report.failed():
         raise ConfigError(report.problems, inputs=[one.path for one in reader.inputs])
     warnings = tuple(sorted(report.problems, key=lambda p: (p.file, p.line, p.column)))
-    return Loaded(graph=graph, inputs=reader.inputs, warnings=warnings, origins=Origins(tree))
+    return Loaded(
+        graph=graph, inputs=reader.inputs, warnings=warnings, origins=Origins(tree), tests=cases, report=report
+    )
 
 
 def _broken(report: Report) -> frozenset[tuple[str, str]]:

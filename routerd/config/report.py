@@ -41,13 +41,19 @@ class Report:
         """Add a problem at a place."""
         if len(self.problems) >= MAX_PROBLEMS:
             return
+        problem = self.made(stage, code, origin, message, path=path, hint=hint, severity=severity)
+        if problem not in self.problems[-20:]:  # one anchor used in several places is one mistake
+            self.problems.append(problem)
+
+    def made(
+        self, stage: str, code: str, origin: Origin, message: str, *, path: Path = (), hint: str = "", severity: str = "error"
+    ) -> Problem:
+        """Return a problem at a place, with its source line and without what was hidden; add it nowhere."""
         file = self.tree.files.get(origin.file)
-        problem = Problem(
+        return Problem(
             stage=stage, code=code, path=path_text(path), message=self._safe(message), file=origin.file, line=origin.line,
             column=origin.column, source=file.line(origin.line) if file else "", hint=self._safe(hint), severity=severity,
         )  # fmt: skip
-        if problem not in self.problems[-20:]:  # one anchor used in several places is one mistake
-            self.problems.append(problem)
 
     def add(
         self, stage: str, code: str, path: Path, message: str, *, hint: str = "", at_key: bool = False, severity: str = "error"

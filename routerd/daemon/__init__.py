@@ -2,6 +2,7 @@
 
     cli, commands, settings   what an operator types, and what it is worth (commands: one module each)
     control                   the control process: puts the parts together, answers the admin listener
+    load, cases, rehearse     a configuration that may serve: loaded, and its own tests run
     watch, reload             a change of the inputs -> one queue -> load, check, pack, publish
     generation, crew, channel a configuration on its way to all workers; the workers as control sees them; the wire between
     worker                    one serving process: a loop around the gateway

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from routerd import __version__
-from routerd.daemon.commands.check import add_check, add_schema, check, schema
+from routerd.daemon.commands.check import add_check, add_schema, add_test, check, schema, test
 from routerd.daemon.commands.explain import add_explain, explain
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, admin_of, command, complain
 from routerd.daemon.settings import DEFAULTS, settings_from
@@ -32,6 +32,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _add_serve(commands)
     add_check(commands)
+    add_test(commands)
     add_schema(commands)
     add_explain(commands)
     _add_reload(commands)
@@ -124,6 +125,7 @@ def _status(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
 _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "serve": _serve,
     "check": check,
+    "test": test,
     "schema": schema,
     "explain": explain,
     "reload": _reload,

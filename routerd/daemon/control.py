@@ -83,9 +83,9 @@ class Control:
     # ── configuration ──
 
     def _load(self) -> Any:
-        from routerd.config import load
+        from routerd.daemon.load import load_checked
 
-        loaded = load(self.settings.config, os.environ)
+        loaded = load_checked(self.settings.config, os.environ)
         self.watcher.settle.settle_s = loaded.graph.reload.settle_s
         return loaded
 

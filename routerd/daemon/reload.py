@@ -53,7 +53,7 @@ class Outcome:
     """How one reload ended. `generation` and `digest` are of what serves now."""
 
     trigger: str  # start | file | signal | api
-    result: str  # applied | unchanged | read | yaml | interpolate | schema | semantic | build
+    result: str  # applied | unchanged | read | yaml | interpolate | schema | semantic | tests | build
     generation: int
     digest: str
     at_unix_s: float

@@ -14,7 +14,7 @@ Cost and concurrency
     One thread: a round-robin remembers its turn, everything else is read-only.
 """
 
-from routerd.plan.explain import Explanation, Setting, TargetLine, explain
+from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.explain_text import render_explanation
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, skipped
 from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
@@ -29,6 +29,7 @@ __all__ = [
     "Setting",
     "Skipped",
     "TargetLine",
+    "ThoughtAway",
     "explain",
     "offered_names",
     "render_explanation",

@@ -70,11 +70,11 @@ class _Nothing:
         return 0
 
 
-class _ThoughtAway:
-    """A HealthView in which some endpoints are down for good."""
+class ThoughtAway:
+    """A HealthView in which some endpoints are down for good. `health` None: nothing is known of the others."""
 
-    def __init__(self, health: HealthView, down: Iterable[str]) -> None:
-        self._health = health
+    def __init__(self, health: HealthView | None, down: Iterable[str]) -> None:
+        self._health = health or _Nothing()
         self.down = frozenset(down)
 
     def cooling(self, endpoint_name: str, now_s: float, /) -> float:
@@ -99,7 +99,7 @@ def explain(
     route = resolved.route
     if client is not None and not client.may_use(model, route.name):
         raise Forbidden(f"This key may not use the model '{model}'.", param="model")
-    view = _ThoughtAway(health or _Nothing(), down)
+    view = ThoughtAway(health, down)
     plan = RoutePlan(graph, route)
     writer = _Lines(route, resolved.captured, resolved.via, origins or {}, view, now_s)
     planned = plan.order(resolved.captured, view, random.Random(0), now_s)
@@ -123,7 +123,7 @@ class _Lines:
     """Writes the lines of one route."""
 
     def __init__(
-        self, route: Route, captured: tuple[str, ...], via: str, origins: Origins, view: _ThoughtAway, now_s: float
+        self, route: Route, captured: tuple[str, ...], via: str, origins: Origins, view: ThoughtAway, now_s: float
     ) -> None:
         self.path = f"providers.{route.name.partition('/')[0]}.direct" if via == "direct" else f"models.{route.name}"
         self._route = route

@@ -103,3 +103,12 @@ def test_what_is_wrong_in_an_included_file_is_told_there(tmp_path: pathlib.Path,
     with pytest.raises(ConfigError) as caught:
         load(write(tmp_path, b=text), {})
     assert {pathlib.Path(p.file).name for p in caught.value.problems} == {"b.yaml"}
+
+
+def test_tests_of_several_files_are_one_list(tmp_path: pathlib.Path) -> None:
+    one = "tests: [{name: %s, given: {model: a}, expect: {status: 200}}]"
+    path = write(tmp_path, main=MAIN + one % "main", b=one % "b", c=one % "c")
+    loaded = load(path, {})
+    assert [test.name for test in loaded.tests] == ["main", "b", "c"]
+    assert loaded.origins["tests[2].expect.status"].file.endswith("c.yaml")
+    assert loaded.problem("tests", "test-failed", ("tests", 1, "expect"), "no").file.endswith("b.yaml")

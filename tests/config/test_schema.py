@@ -107,6 +107,14 @@ BASE: dict[str, Any] = {
 A, GPU, M = ("providers", "a"), ("providers", "gpu"), ("models", "m")
 TARGET, GROUP = (*M, "chain", 0), (*M, "chain", 1)
 DROP = object()
+TEST = {"name": "t", "given": {"model": "m"}, "expect": {"status": 404}}
+GIVEN = {
+    "model": "n", "client": "c", "down": ["gpu", "a"], "used": {"b": 0.5}, "params": {"seed": 1}, "system_prompt": "hello",
+}  # fmt: skip
+EXPECT = {
+    "target": "gpu/x", "plan": ["gpu/x", ["a/x", "demo/x"]], "params": {"seed": 1}, "system_prompt": "x", "route": "m",
+    "status": 200, "code": "model_not_found",
+}  # fmt: skip
 # Property -> what to set where in BASE (a mapping of paths to values).
 CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "top.include": {("include",): ["more.yaml"]},
@@ -202,6 +210,12 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "cors.origins": {("cors",): {"origins": ["https://a.example"]}},
     "reload.settle": {("reload",): {"settle": "7s"}},
     "limits.request_body": {("limits",): {"request_body": "7B"}},
+    "top.tests": {("tests",): [TEST]},
+    "test.name": {("tests",): [{**TEST, "name": "other"}]},
+    "test.given": {("tests",): [{**TEST, "given": {"model": "other"}}]},
+    "test.expect": {("tests",): [{**TEST, "expect": {"status": 200}}]},
+    **{f"given.{key}": {("tests",): [{**TEST, "given": {"model": "m", key: value}}]} for key, value in GIVEN.items()},
+    **{f"expect.{key}": {("tests",): [{**TEST, "expect": {key: value}}]} for key, value in EXPECT.items()},
     "limits.response_body": {("limits",): {"response_body": "7B"}},
 }
 
@@ -224,7 +238,15 @@ def graph_of(load_text: LoadText, tmp_path: pathlib.Path) -> Callable[[dict[str,
     (tmp_path / "more.yaml").write_text("models: {more: {chain: [a/x]}}")
     (tmp_path / "key").write_text("from the file")
     (tmp_path / "prompt.md").write_text("a prompt")
-    return lambda doc: replace(load_text(json.dumps(doc), KEY="from the environment").graph, digest="")
+
+    def run(doc: dict[str, Any]) -> object:
+        loaded = load_text(json.dumps(doc), KEY="from the environment")
+        return replace(loaded.graph, digest=""), loaded.tests
+
+    return run
+
+
+TESTS = ("test.", "given.", "expect.")
 
 
 def test_the_table_below_has_every_property() -> None:
@@ -233,7 +255,8 @@ def test_the_table_below_has_every_property() -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_key_that_is_accepted_changes_the_graph(graph_of: Callable[[dict[str, Any]], object], name: str) -> None:
-    assert graph_of(changed(CHANGES[name])) != graph_of(BASE)
+    without_it = changed(CHANGES["top.tests"]) if name.startswith(TESTS) else BASE
+    assert graph_of(changed(CHANGES[name])) != graph_of(without_it)
 
 
 def test_the_version_must_be_there(graph_of: Callable[[dict[str, Any]], object]) -> None:

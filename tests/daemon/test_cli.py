@@ -18,7 +18,7 @@ from routerd.daemon.cli import main
 from routerd.daemon.report import problem_as_json
 from tests.daemon.fakes import problem
 
-COMMANDS = ["serve", "check", "schema", "explain", "reload", "status"]
+COMMANDS = ["serve", "check", "test", "schema", "explain", "reload", "status"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -45,7 +45,7 @@ def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, s
     for name, body in build.entries("clients"):
         path: Path = ("clients", name)
         digest, reason = _digest(build, path, body)
-        budgets = build.names((*path, "budgets"), body.get("budgets", ()), "budgets")
+        build.names((*path, "budgets"), body.get("budgets", ()), "budgets")
         if digest is None:
             disabled[name] = reason
             continue
@@ -54,8 +54,13 @@ def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, s
             message = f"the clients {owners[digest][1]!r} ({first}) and {name!r} have the same key"
             build.error(path, "duplicate-key-of-client", message, "a key tells who calls: give each its own", at_key=True)
         owners.setdefault(digest, path)
-        out[name] = Client(name=name, key_sha256=digest, models=_patterns(body), budgets=budgets)
+        out[name] = client_of(name, body, digest)
     return out, disabled
+
+
+def client_of(name: str, body: Mapping[str, Any], digest: bytes) -> Client:
+    """Return the client that an entry describes."""
+    return Client(name=name, key_sha256=digest, models=_patterns(body), budgets=tuple(body.get("budgets", ())))
 
 
 def _digest(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[bytes | None, str]:

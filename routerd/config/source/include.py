@@ -1,7 +1,8 @@
 """`include`: several files to one document. One level; globs are relative to the including file and sorted.
 
 A model, provider, alias, budget or client belongs to one file; the same one in two files is an error that names both, and so is
-a setting of the top level. Each file has its own anchors. The directories of the globs are inputs too: a new file there matters.
+a setting of the top level; `tests` of several files are one list. Each file has its own anchors. The directories of the globs are
+inputs too: a new file there matters.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ class _Assembly:
                 self._problem("nested-include", mark, ("include",), message, "include it in the main file")
             elif key in SECTIONS and isinstance(value, dict) and isinstance(root.get(key), dict):
                 self._join_section(key, value)
+            elif key == "tests" and isinstance(value, list) and isinstance(root.get(key), list):
+                self._join_list(root[key], value)
             elif key in root:
                 self._twice(mark, marks[key], (key,), repr(key))
             else:
@@ -136,6 +139,12 @@ class _Assembly:
                     self._tree.raw[id(into), name] = self._tree.raw[id(part), name]
                 if (id(part), name) in self._tree.unresolved:
                     self._tree.unresolved.add((id(into), name))
+
+    def _join_list(self, into: list[Any], part: list[Any]) -> None:
+        marks, part_marks = self._tree.marks[id(into)][1], self._tree.marks[id(part)][1]
+        for i, value in enumerate(part):
+            marks[len(into)] = part_marks[i]
+            into.append(value)
 
     def _twice(self, second: Mark, first: Mark, path: Path, what: str) -> None:
         place = f"{first.file}:{first.key_line}:{first.key_column}"

@@ -1,7 +1,7 @@
 """What the commands other than `serve` do: one module a command, or a few that belong together.
 
     syntax     how a command is declared: flags, help, example, exit status
-    check      check, schema
+    check      check, test, schema
     explain    explain
     live       reload, status: talk to the admin listener of a running daemon
 

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(commands: Any, name: str, what: str, example: str, **exits: str) -> argparse.ArgumentParser:
-    """Declare a command. `exits`: what a status means here, where it is more than usual (`failed="a test fails"`)."""
+    """Declare a command. `exits`: meanings other than the usual ones (`failed="a test fails"`); empty: it cannot be."""
     words = {code: exits.get(key, _MEANINGS[code]) for key, code in _CODES.items()}
     listed = "\n".join(f"  {code}  {meaning}" for code, meaning in words.items() if meaning)
     made: argparse.ArgumentParser = commands.add_parser(

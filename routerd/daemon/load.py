@@ -1,0 +1,25 @@
+"""The one way to a configuration that may serve: read, check, compile, and run its own tests.
+
+`routerd check` and the daemon call this very function, so their verdicts cannot differ. It stands here because `config` may not
+see the packages that decide (`plan`, `policy`, `wire`), which the tests need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from routerd.config import Loaded, load
+from routerd.daemon.cases import run_tests
+from routerd.errors import ConfigError
+
+__all__ = ["load_checked"]
+
+
+def load_checked(path: Path, environ: Mapping[str, str]) -> Loaded:
+    """Return the configuration at `path`; raise ConfigError with every problem, failing tests included (stage `tests`)."""
+    loaded = load(path, environ)
+    failed = [problem for result in run_tests(loaded) for problem in result.problems]
+    if failed:
+        raise ConfigError([*loaded.warnings, *failed], inputs=[one.path for one in loaded.inputs])
+    return loaded

@@ -1,0 +1,194 @@
+"""What would come of a request, without sending one: the order of `server.chat` with the functions that serve traffic.
+
+Route, permission, edits, budgets, order, budgets at the provider: each step is the package's own function. Three things are
+pretended: what is down (its endpoints cool for ever), how much of the budgets is used, and that chance always falls the same way.
+Used by the `tests:` of a configuration and by `routerd explain`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from routerd.errors import BudgetExceeded, ErrorType, Forbidden, RequestError
+from routerd.graph import Client, Graph, Route
+from routerd.messages import ModelRequest, Taken
+from routerd.plan import Planned, Resolved, Resolver, RoutePlan, ThoughtAway
+from routerd.policy import Charge, allowed, charges, estimate_tokens, provider_charges, reserve
+from routerd.wire import apply_params, encode_body, parse_request, prepare_body
+from routerd.wire.openai import max_tokens_of
+
+__all__ = ["UNREACHABLE", "Question", "Rehearsal", "Rung", "Stage", "refusals"]
+
+UNREACHABLE = (502, str(ErrorType.UPSTREAM_CONNECT))  # what server.render answers when no attempt found anybody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One request, and what is the matter meanwhile. `client` None: somebody whom nothing restricts."""
+
+    model: str
+    client: Client | None = None
+    down: frozenset[str] = frozenset()  # endpoints
+    used: Mapping[str, float] = field(default_factory=dict)  # budget -> part of its limit
+    params: Mapping[str, Any] = field(default_factory=dict)
+    system_prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One place to try, of step `step` (from 0) of the chain. `refused`: the budget that forbids it, or an empty text."""
+
+    planned: Planned
+    step: int
+    refused: str = ""
+
+    @property
+    def label(self) -> str:
+        """Return provider/model, as asked of the upstream."""
+        return f"{self.planned.provider.name}/{self.planned.model}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What came of it. `plan`: what can be tried, in order: nothing that is down or over its budget."""
+
+    status: int = 200
+    code: str = ""
+    message: str = ""
+    resolved: Resolved | None = None
+    plan: tuple[Rung, ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict)  # what the first of the plan is sent, in the words of OpenAI
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Return the labels that can be asked first: of a balanced group, each member that chance can choose."""
+        if not self.plan:
+            return ()
+        first = self.plan[0]
+        group = [rung for rung in self.plan if rung.step == first.step and rung.planned.target.weight > 0]
+        return tuple(dict.fromkeys(rung.label for rung in group or [first]))
+
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        """Return the labels of each step in the order of trying; inside a step in file order."""
+        out: list[list[Rung]] = []
+        for rung in self.plan:
+            if not out or out[-1][0].step != rung.step:
+                out.append([])
+            out[-1].append(rung)
+        ordered = (sorted(step, key=lambda rung: rung.planned.index) for step in out)
+        return tuple(tuple(dict.fromkeys(rung.label for rung in step)) for step in ordered)
+
+
+class Stage:
+    """Where requests to one graph are rehearsed. `complete`: providers that are disabled for want of a credential take part."""
+
+    def __init__(self, graph: Graph, *, complete: bool = False) -> None:
+        if complete:
+            providers = {name: replace(one, disabled="") for name, one in graph.providers.items()}
+            graph = replace(graph, providers=providers)
+        self.graph = graph
+        self._resolver = Resolver(graph)
+
+    def rehearse(self, question: Question) -> Rehearsal:
+        """Return what would come of it; a refusal is an outcome, too."""
+        try:
+            return self._rehearse(question)
+        except RequestError as exc:
+            return Rehearsal(status=exc.status, code=exc.code or exc.type, message=exc.message)
+
+    def _rehearse(self, question: Question) -> Rehearsal:
+        client = question.client
+        request = parse_request(_body(question), "chat", "chat/completions")
+        resolved = self._resolver.resolve(question.model, None if client is None else lambda name: allowed(client, name))
+        route = resolved.route
+        if client is not None and not allowed(client, question.model, route.name):
+            raise Forbidden(f"This key may not use the model '{question.model}'.", param="model")
+        body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
+        counters = _Used(question.used)
+        asked = charges(self.graph, client=client, route=route, captured_model=question.model)
+        reserve(counters, asked, tokens=estimate_tokens(request.size_bytes, max_tokens_of(body)), now_s=0.0)
+        order = RoutePlan(self.graph, route).order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0)
+        rungs = [Rung(planned, _step(route, planned)) for planned in order if planned.endpoint.name not in question.down]
+        plan, refused = self._affordable(rungs, question, request, body, route)
+        if not plan:
+            if refused is not None:
+                raise refused
+            status, code = UNREACHABLE
+            return Rehearsal(status=status, code=code, message="everything is down", resolved=resolved, body=_decoded(body, None))
+        return Rehearsal(resolved=resolved, plan=tuple(plan), body=_decoded(body, plan[0].planned))
+
+    def _affordable(
+        self, rungs: Sequence[Rung], question: Question, request: ModelRequest, body: Mapping[str, Any], route: Route
+    ) -> tuple[list[Rung], BudgetExceeded | None]:
+        """Return the rungs that the providers' budgets allow, and the last refusal: `attempt.loop` goes on to the next target."""
+        plan: list[Rung] = []
+        refused: BudgetExceeded | None = None
+        tokens = estimate_tokens(request.size_bytes, max_tokens_of(body))
+        for rung in rungs:
+            planned = rung.planned
+            asked = provider_charges(self.graph, planned.provider, planned.model, question.client, route)
+            try:
+                reserve(_Used(question.used), asked, tokens=tokens, now_s=0.0)
+            except BudgetExceeded as exc:
+                refused = exc
+            else:
+                plan.append(rung)
+        return plan, refused
+
+
+def refusals(asked: Sequence[Charge], used: Mapping[str, float], tokens: int) -> dict[str, str]:
+    """Return budget -> why it would refuse, of these charges taken one by one."""
+    out: dict[str, str] = {}
+    for charge in asked:
+        try:
+            reserve(_Used(used), (charge,), tokens=tokens, now_s=0.0)
+        except BudgetExceeded as exc:
+            out[charge.budget.name] = exc.message
+    return out
+
+
+class _Used:
+    """Counters of which a part of every limit is used; nothing is kept."""
+
+    overflows = 0
+
+    def __init__(self, used: Mapping[str, float]) -> None:
+        self._used = used
+
+    def take(self, asked: Sequence[Charge], amounts: Sequence[int], _now_s: float, /) -> Taken:
+        """Refuse what does not fit beside the part that is used."""
+        for i, (charge, amount) in enumerate(zip(asked, amounts, strict=True)):
+            if self._used.get(charge.budget.name, 0.0) * charge.limit + amount > charge.limit:
+                return Taken((), i, charge.window_s or 1.0)
+        return Taken(tuple((0, 0) for _ in asked))
+
+    def settle(self, _charge: Charge, _handle: tuple[int, int], _taken: int, _used: int, _now_s: float, /) -> None:
+        """Keep nothing."""
+
+    def free(self, _charge: Charge, _handle: tuple[int, int], _amount: int, /) -> None:
+        """Keep nothing."""
+
+
+def _body(question: Question) -> bytes:
+    system = [{"role": "system", "content": question.system_prompt}] if question.system_prompt else []
+    messages = [*system, {"role": "user", "content": "hello"}]
+    return json.dumps({"model": question.model, "messages": messages, **question.params}).encode()
+
+
+def _decoded(body: Mapping[str, Any], planned: Planned | None) -> Mapping[str, Any]:
+    """Return the body as plain values, with what the target and its provider add."""
+    if planned is None:
+        found = json.loads(encode_body(body, model="", extra={}, include_usage=False))
+    else:
+        own = apply_params(body, planned.target.params) if planned.target.params else body
+        found = json.loads(encode_body(own, model=planned.model, extra=planned.provider.body, include_usage=False))
+    assert isinstance(found, dict)
+    return found
+
+
+def _step(route: Route, planned: Planned) -> int:
+    return next(i for i, step in enumerate(route.chain) if any(one is planned.target for one in step.targets))
