@@ -1,9 +1,10 @@
 """A path to a Graph, or to everything that is wrong.
 
-The stages: read, yaml, interpolate (per file, joined by `include`), schema, semantic, build. A stage runs when what it needs is
-there. A value that the schema refuses takes its whole entry (one model, one provider) out of the semantic checks; the others are
-still checked, so one look at the report is enough. So is what stands around a reference without a value: the value itself is
-unknown, and nothing more is said about it. Nothing but the inputs is read, and no network is touched.
+The stages: read, yaml, interpolate (per file, joined by `include`), schema, semantic, build; presets are filled in before the
+schema is asked. A stage runs when what it needs is there. A value that the schema refuses takes its whole entry (one model, one
+provider) out of the semantic checks; the others are still checked, so one look at the report is enough. So is what stands around
+a reference without a value: the value itself is unknown, and nothing more is said about it. Nothing but the inputs is read, and
+no network is touched.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from routerd.config.compile import Build, Case, compile_cases, compile_graph
 from routerd.config.report import Report
 from routerd.config.shape import Schema, explain
-from routerd.config.source import Input, Reader, assemble, cast, stand_in
+from routerd.config.source import Input, Reader, assemble, cast, fill_in, stand_in
 from routerd.config.tree import Origin, Origins, Tree
 from routerd.config.tree import Path as TreePath
 from routerd.errors import ConfigError, Problem
@@ -62,6 +63,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
         cast(filled, tree, schema.types_at)
         if tree.unresolved:
             stand_in(filled, tree, schema.example_at)
+        fill_in(report)
         if not schema.accepts(tree.root):
             explain(schema, report)
         build = Build(report, reader, environ, _broken(report))

@@ -70,6 +70,8 @@ class Tree:
     plain: set[tuple[int, Any]] = field(default_factory=set)
     # entries whose reference has no value: reported once, unknown to every later stage
     unresolved: set[tuple[int, Any]] = field(default_factory=set)
+    # files that the user did not write: what stands there is shown at the nearest parent that the user wrote
+    presets: set[str] = field(default_factory=set)
     main: str = ""
 
     def mark(self, container: Any, key: Any) -> Mark | None:
@@ -84,7 +86,9 @@ class Tree:
         for key in path:
             if not has(value, key):
                 break
-            last = self.mark(value, key) or last
+            mark = self.mark(value, key)
+            if mark is not None and mark.file not in self.presets:
+                last = mark
             value = value[key]
         return value, last
 

@@ -102,6 +102,37 @@ class Simulator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quirks:
+    """Where an OpenAI-compatible API deviates from OpenAI's. Empty: it does not."""
+
+    developer_role: str = "developer"  # what that role of a message is called there
+    rename_params: Mapping[str, str] = field(default_factory=dict)  # in chat requests
+    param_values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # in chat requests: parameter -> value -> theirs
+    drop_params: tuple[str, ...] = ()
+    own_params: tuple[str, ...] = ()  # parameters that this vendor invented: they go to no other
+    drop_message_fields: tuple[str, ...] = ()
+    response_format: str = "nested"  # where the schema stands: nested (in json_schema) | flat (beside `type`)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdRule:
+    """One form of the answer that means "still loading": the status, and a regular expression found in the error's text."""
+
+    status: int | None = None
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdStart:
+    """How to wait for a model that is loaded on demand. `fail_over_after_s`: while another target is untried, no longer."""
+
+    when: tuple[ColdRule, ...]
+    attempts: int = 10
+    backoff: Backoff = field(default_factory=Backoff)
+    fail_over_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
 
@@ -126,6 +157,11 @@ class Provider:
     direct: bool = False
     balance: Balance = Balance.ROUND_ROBIN
     budgets: tuple[str, ...] = ()
+    offers: Mapping[str, str] = field(default_factory=dict)  # operation -> path below the URL; empty: all that the dialect can
+    model_suffix: str = ""
+    quirks: Quirks = field(default_factory=Quirks)
+    foreign_params: tuple[str, ...] = ()  # `own_params` of the other providers: never sent here
+    cold_start: ColdStart | None = None
     simulator: Simulator | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)  # for `direct` requests; a target carries its own
     retry: Retry = field(default_factory=Retry)  # for `direct` requests; a route carries its own

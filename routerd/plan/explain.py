@@ -14,7 +14,7 @@ from typing import Any
 
 from routerd.errors import Forbidden
 from routerd.graph import Balance, Client, Graph, Params, Route, Step, SystemPrompt, Target, Timeouts
-from routerd.plan.order import HealthView, Planned, RoutePlan
+from routerd.plan.order import HealthView, Planned, RoutePlan, offers
 from routerd.plan.resolve import Resolver
 
 Origins = Mapping[str, object]
@@ -93,6 +93,7 @@ def explain(
     health: HealthView | None = None,
     now_s: float = 0.0,
     origins: Origins | None = None,
+    operation: str = "chat",
 ) -> Explanation:
     """Decide for `model` as for a request, with some endpoints thought away. Raises what the request would be answered with."""
     resolved = Resolver(graph).resolve(model, client.may_use if client else None)
@@ -102,9 +103,11 @@ def explain(
     view = ThoughtAway(health, down)
     plan = RoutePlan(graph, route)
     writer = _Lines(route, resolved.captured, resolved.via, origins or {}, view, now_s)
-    planned = plan.order(resolved.captured, view, random.Random(0), now_s)
+    planned = plan.order(resolved.captured, view, random.Random(0), now_s, operation)
     lines = [writer.planned(entry, place) for place, entry in enumerate(planned, start=1)]
     lines += [writer.skipped(skip.target, skip.reason) for skip in plan.skipped]
+    unable = {id(entry.target): entry for entry in plan.entries if not offers(entry.provider, operation)}
+    lines += [writer.skipped(e.target, f"provider '{e.provider.name}' does not offer {operation}") for e in unable.values()]
     return Explanation(
         asked=model,
         client=client.name if client else None,

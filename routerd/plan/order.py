@@ -3,6 +3,7 @@
 Rules, in the order of the code: a chain keeps its order; inside a step the group is balanced; inside a target the provider's
 endpoints are balanced; then what is full goes behind what is free, and what cools down behind both. Nothing is dropped: when
 all are bad, the least bad is still tried. Balancing looks only at what is usable, so that a failing member's share is spread.
+What a provider does not offer (embeddings, images) is not asked of it: its entries are left out of that request's plan.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from routerd.errors import BadRequest
 from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.graph.pattern import fill
 from routerd.plan.balance import Group
@@ -61,7 +63,7 @@ class _Place:
 class RoutePlan:
     """The compiled chain of one route. Belongs to one generation and one thread (rotations remember their turn)."""
 
-    __slots__ = ("_balanced", "_single", "_steps", "_templated", "_watched", "entries", "route", "skipped")
+    __slots__ = ("_balanced", "_offering", "_picky", "_single", "_steps", "_templated", "_watched", "entries", "route", "skipped")
 
     def __init__(self, graph: Graph, route: Route) -> None:
         self.route = route
@@ -78,20 +80,42 @@ class RoutePlan:
         self._templated = any("{" in planned.model for planned in entries)
         self._balanced = any(len(places) > 1 or len(places[0].entries) > 1 for places, _ in self._steps)
         self._single = len(entries) < 2
+        self._picky = any(planned.provider.offers for planned in entries)
+        self._offering: dict[str, frozenset[int]] = {}  # operation -> entries that offer it; as many as there are operations
         self._watched = tuple((planned.endpoint.name, planned.endpoint.max_concurrent) for planned in entries)
 
-    def order(self, captured: tuple[str, ...], health: HealthView, rng: random.Random, now_s: float) -> Sequence[Planned]:
-        """Return every entry in the order to try it. `captured` is what the pattern of the route matched."""
-        planned = self.entries
+    def order(
+        self, captured: tuple[str, ...], health: HealthView, rng: random.Random, now_s: float, operation: str = "chat"
+    ) -> Sequence[Planned]:
+        """Return every entry that offers `operation`, in the order to try it. `captured` is what the route's pattern matched.
+
+        Raises BadRequest where there are entries, but none offers it.
+        """
+        planned: Sequence[Planned] = self.entries
         if not self._single:
             ranks = self._ranks(health, now_s)
             if self._balanced:
                 planned = self._balance(ranks, health, rng)
             elif ranks is not None:
                 planned = tuple(sorted(planned, key=lambda entry: ranks[entry.index]))
+        if self._picky:
+            able = self._able(operation)
+            if len(able) < len(planned):
+                planned = [entry for entry in planned if entry.index in able]
         if self._templated and captured:
             return [_filled(entry, captured) for entry in planned]
         return planned
+
+    def _able(self, operation: str) -> frozenset[int]:
+        """Return the numbers of the entries that offer an operation."""
+        able = self._offering.get(operation)
+        if able is None:
+            able = frozenset(entry.index for entry in self.entries if offers(entry.provider, operation))
+            if not able and self.entries:
+                message = f"No target of the model '{self.route.name}' offers what was asked ({operation})."
+                raise BadRequest(message, code="unsupported_operation", param="model")
+            self._offering[operation] = able
+        return able
 
     def _ranks(self, health: HealthView, now_s: float) -> list[int] | None:
         """Return FREE, FULL or COOLING for every entry; None when all are free, which is the usual case."""
@@ -130,6 +154,11 @@ class RoutePlan:
         return tuple([self.entries[i] for i in order])
 
 
+def offers(provider: Provider, operation: str) -> bool:
+    """Tell whether a provider can be asked for an operation: by its word, or by its path where it has no word of its own."""
+    return not provider.offers or operation in provider.offers or operation in provider.offers.values()
+
+
 def skipped(graph: Graph, route: Route) -> tuple[Skipped, ...]:
     """Return the targets of `route` that cannot be used at all, with the reason in words."""
     found = []
@@ -158,7 +187,7 @@ def _place(graph: Graph, target: Target, entries: list[Planned]) -> _Place:
     endpoints = [e for e in provider.endpoints if target.endpoint is None or e.name == target.endpoint]
     first = len(entries)
     for endpoint in endpoints:
-        entries.append(Planned(target, provider, endpoint, target.model, len(entries)))
+        entries.append(Planned(target, provider, endpoint, _suffixed(target.model, provider), len(entries)))
     return _Place(tuple(range(first, len(entries))), Group(provider.balance, [e.weight for e in endpoints]))
 
 
@@ -173,5 +202,11 @@ def _by_rank(count: int, ranks: Sequence[int] | None, load: Sequence[int], group
 
 
 def _filled(entry: Planned, captured: tuple[str, ...]) -> Planned:
-    model = fill(entry.target.model, captured)
+    model = _suffixed(fill(entry.target.model, captured), entry.provider)
     return Planned(entry.target, entry.provider, entry.endpoint, model, entry.index)
+
+
+def _suffixed(model: str, provider: Provider) -> str:
+    """Return the upstream's name of a model, with the provider's suffix unless it is there; a template gets it when filled."""
+    suffix = provider.model_suffix
+    return model if not suffix or "{" in model or model.endswith(suffix) else model + suffix

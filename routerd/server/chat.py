@@ -171,7 +171,7 @@ class ModelCall:
             lane=lane,
             request=request,
             body=body,
-            plan=lane.plan.order(resolved.captured, generation.health, self._shared.rng, now_s),
+            plan=self._planned_for(lane, resolved.captured, now_s),
             health=generation.health,
             rng=self._shared.rng,
             reserve=self._reserve_at_provider if generation.has_provider_budgets else None,
@@ -191,6 +191,11 @@ class ModelCall:
         if answer.relay is not None:
             return await self._stream(attempts, answer)
         return self._unary(attempts, answer)
+
+    def _planned_for(self, lane: Lane, captured: tuple[str, ...], now_s: float) -> Sequence[Planned]:
+        # A form has no word of its own: edits, transcriptions and files are told apart by their path.
+        asked = self._operation if self._operation != "form" else self._path
+        return lane.plan.order(captured, self._generation.health, self._shared.rng, now_s, asked)
 
     def _unary(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
         assert answer.decoded is not None

@@ -11,13 +11,9 @@ from routerd.wire.openai_dialect import OpenAIDialect
 __all__ = ["make_dialect"]
 
 
-def _openai(_: Provider) -> Dialect:
-    return OpenAIDialect()
-
-
 _MAKERS: Mapping[str, Callable[[Provider], Dialect]] = {
-    "openai": _openai,
-    "simulator": _openai,
+    "openai": OpenAIDialect,
+    "simulator": OpenAIDialect,
 }
 
 

@@ -132,7 +132,7 @@ class ScriptedWire:
         self.loop = script.loop
         self.ticker = script.ticker
         self.redaction = Redaction(planned.provider, planned.endpoint)
-        self.dialect = OpenAIDialect()
+        self.dialect = OpenAIDialect(planned.provider)
 
     def simulate(self, path: str) -> Exchange:
         name = self._planned.endpoint.name

@@ -115,6 +115,16 @@ EXPECT = {
     "target": "gpu/x", "plan": ["gpu/x", ["a/x", "demo/x"]], "params": {"seed": 1}, "system_prompt": "x", "route": "m",
     "status": 200, "code": "model_not_found",
 }  # fmt: skip
+COLD = {"when": [{"status": 503}]}
+QUIRKS = {
+    "developer_role": "system",
+    "rename_params": {"seed": "random_seed"},
+    "param_values": {"tool_choice": {"required": "any"}},
+    "drop_params": ["seed"],
+    "own_params": ["plugins"],
+    "drop_message_fields": ["name"],
+    "response_format": "flat",
+}
 # Property -> what to set where in BASE (a mapping of paths to values).
 CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "top.include": {("include",): ["more.yaml"]},
@@ -166,6 +176,18 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "provider.optional": {(*A, "api_key"): "", (*A, "optional"): True},
     "provider.headers": {(*A, "headers"): {"x-a": "b"}},
     "provider.body": {(*A, "body"): {"a": 1}},
+    "provider.preset": {("providers", "new"): {"preset": "vllm"}},
+    "provider.offers": {(*A, "offers"): {"chat": "chat/completions"}},
+    "provider.model_suffix": {(*A, "model_suffix"): ":free"},
+    "provider.quirks": {(*A, "quirks"): {"developer_role": "system"}},
+    "provider.cold_start": {(*A, "cold_start"): COLD},
+    **{f"quirks.{key}": {(*A, "quirks"): {key: value}} for key, value in QUIRKS.items()},
+    "cold_start.when": {(*A, "cold_start"): COLD},
+    "cold_start.attempts": {(*A, "cold_start"): {**COLD, "attempts": 7}},
+    "cold_start.backoff": {(*A, "cold_start"): {**COLD, "backoff": {"first": "7s"}}},
+    "cold_start.fail_over_after": {(*A, "cold_start"): {**COLD, "fail_over_after": "7s"}},
+    "cold_rule.status": {(*A, "cold_start"): COLD},
+    "cold_rule.body": {(*A, "cold_start"): {"when": [{"body": "cold"}]}},
     "provider.budgets": {(*A, "budgets"): ["b"]},
     "provider.direct": {(*A, "direct"): True},
     "provider.endpoints": {(*GPU, "endpoints"): [{"name": "g1", "url": "http://g1/v1"}]},

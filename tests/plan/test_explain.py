@@ -150,3 +150,11 @@ def test_the_text_holds_the_whole_decision() -> None:
 def test_an_empty_plan_says_so() -> None:
     g = graph(route("m", "off/x"), providers=(provider("off", disabled="no key"),))
     assert "plan     empty: no target can be used" in render_explanation(explain(g, "m"))
+
+
+def test_a_target_that_does_not_offer_the_operation_is_shown_as_skipped() -> None:
+    g = graph(route("m", "a/x", "b/x"), providers=(provider("a", offers={"chat": "chat/completions"}),))
+    assert [(line.label, line.position) for line in explain(g, "m").targets] == [("a/x", 1), ("b/x", 2)]
+    lines = explain(g, "m", operation="embedding").targets
+    assert [(line.label, line.position) for line in lines] == [("b/x", 1), ("a/x", 0)]
+    assert lines[1].why == ("provider 'a' does not offer embedding",)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routerd.errors import BadRequest
 from routerd.graph import Balance, Graph, Route
 from routerd.plan import Planned, RoutePlan, Skipped, resolve, skipped
 from tests.plan.build import Fixed, endpoint, graph, group, provider, route, target
@@ -168,3 +169,31 @@ def test_entries_are_numbered_by_their_place() -> None:
     for seed in range(20):
         for planned in plan.order((), Fixed(), random.Random(seed), NOW):
             assert plan.entries[planned.index] is planned
+
+
+# ── what providers offer ──
+
+
+def test_a_target_that_does_not_offer_what_was_asked_is_left_out() -> None:
+    chat_only = provider("a", offers={"chat": "chat/completions"})
+    plan = RoutePlan(graph(route("m", "a/x", "b/x"), providers=(chat_only,)), route("m", "a/x", "b/x"))
+    assert [entry.endpoint.name for entry in plan.order((), Fixed(), random.Random(0), 0.0)] == ["a", "b"]
+    assert [entry.endpoint.name for entry in plan.order((), Fixed(), random.Random(0), 0.0, "embedding")] == ["b"]
+
+
+def test_a_form_is_offered_by_its_path() -> None:
+    images = provider("a", offers={"image_edit": "images/edits"})
+    plan = RoutePlan(graph(route("m", "a/x"), providers=(images,)), route("m", "a/x"))
+    assert plan.order((), Fixed(), random.Random(0), 0.0, "images/edits")
+    with pytest.raises(BadRequest) as caught:
+        plan.order((), Fixed(), random.Random(0), 0.0, "chat")
+    assert caught.value.code == "unsupported_operation"
+
+
+def test_a_suffix_is_added_once() -> None:
+    suffixed = provider("a", model_suffix=":free")
+    made = route("m/*", "a/x", "a/y:free", "a/{1}")
+    plan = RoutePlan(graph(made, providers=(suffixed,)), made)
+    models = [entry.model for entry in plan.order(("z",), Fixed(), random.Random(0), 0.0)]
+    assert models == ["x:free", "y:free", "z:free"]
+    assert [entry.model for entry in plan.order(("z:free",), Fixed(), random.Random(0), 0.0)][2] == "z:free"

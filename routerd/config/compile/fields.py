@@ -11,6 +11,7 @@ from routerd.config.tree import Path
 from routerd.graph import Backoff, Clamp, Failover, Params, Retry, Timeouts
 
 NO_PARAMS = Params()
+NO_RETRY = Retry()
 
 
 def seconds_of(build: Build, path: Path, body: Mapping[str, Any], *, zero: bool = False) -> dict[str, float]:

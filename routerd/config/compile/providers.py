@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.config.compile import fields, http
+from routerd.config.compile import fields, http, traits
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
 from routerd.config.tree import Path
@@ -43,7 +43,7 @@ def compile_providers(build: Build, defaults: Defaults) -> dict[str, Provider]:
                 build.error(path, "duplicate-name", what, hint, at_key=not named)
             else:
                 owners[endpoint.name] = path
-    return out
+    return traits.with_foreign(out)
 
 
 def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaults) -> Provider:
@@ -63,6 +63,10 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         direct=body.get("direct", False),
         balance=Balance(body.get("balance", "round_robin")),
         budgets=build.names((*path, "budgets"), body.get("budgets", ()), "budgets"),
+        offers=traits.offers(build, path, body),
+        model_suffix=body.get("model_suffix", ""),
+        quirks=traits.quirks(body),
+        cold_start=traits.cold_start(build, path, body),
         simulator=_simulator(build, (*path, "simulator"), body.get("simulator", {})) if dialect == "simulator" else None,
         timeouts=fields.timeouts(build, defaults.timeouts, overrides),
         retry=defaults.retry,
@@ -74,7 +78,7 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
 def _misplaced(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> None:
     """Complain about keys that would be ignored."""
     if dialect == "simulator":
-        for key in ("base_url", "endpoints", "api_key", "auth", "headers", "balance"):
+        for key in ("base_url", "endpoints", "api_key", "auth", "headers", "balance", "quirks", "cold_start", "preset"):
             if key in body:
                 build.error((*path, key), "conflicting-keys", f"the simulator has no {key}", "remove one of the two", at_key=True)
     elif "simulator" in body:
@@ -95,7 +99,8 @@ def _auth(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[Auth, str]
             build.error((*path, "auth", key), "conflicting-keys", f"`type: none` has no {key}", "remove it", at_key=True)
     if "api_key" not in body:
         if spec and kind != "none":
-            build.error((*path, "auth"), "missing-key", f"`auth` of type {kind} needs an api_key", at_key=True)
+            hint = "add `api_key: ${NAME:-}`, or say `auth: {type: none}`"
+            build.error((*path, "auth"), "missing-key", f"`auth` of type {kind} needs an api_key", hint, at_key=True)
         return Auth(type="none", name="", prefix=""), ""
     if kind == "none":
         message = "`auth: {type: none}` does not use it"

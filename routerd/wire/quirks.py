@@ -1,0 +1,131 @@
+"""Where a provider's API deviates from OpenAI's: what is done to a request for it. Prepared once a generation.
+
+In the order of the code, on what the client and the route set (never on the operator's own `body` fields):
+ 1. parameters that the provider refuses, or that belong to another vendor, are left out and named;
+ 2. for chat: parameters of another name; where both are set, the provider's own word stays;
+ 3. for chat: words of values, and where the schema of a structured answer stands;
+ 4. for chat: the role `developer`, and fields of messages that it refuses. Messages are opened only when such a word is in them.
+What is not touched keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from routerd.errors import BadRequest
+from routerd.graph import Provider, Quirks
+
+__all__ = ["RequestQuirks"]
+
+_NO_QUIRKS = Quirks()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_decode_messages = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_any = msgspec.json.Decoder().decode
+_DEVELOPER = b'"developer"'
+
+
+class RequestQuirks:
+    """The changes to requests for one provider."""
+
+    __slots__ = ("_drop", "_fields", "_flat", "_rename", "_role", "_values", "_words", "asks_usage")
+
+    def __init__(self, quirks: Quirks, foreign: tuple[str, ...]) -> None:
+        self._drop = tuple(dict.fromkeys((*quirks.drop_params, *foreign)))
+        self.asks_usage = "stream_options" not in self._drop
+        self._rename = tuple(quirks.rename_params.items())
+        self._values = tuple((name, dict(words)) for name, words in quirks.param_values.items())
+        self._flat = quirks.response_format == "flat"
+        self._role = msgspec.Raw(msgspec.json.encode(quirks.developer_role)) if quirks.developer_role != "developer" else None
+        self._fields = quirks.drop_message_fields
+        words = [msgspec.json.encode(name) for name in self._fields]
+        if self._role is not None:
+            words.append(_DEVELOPER)
+        self._words = re.compile(b"|".join(map(re.escape, words))) if words else None
+
+    @classmethod
+    def of(cls, provider: Provider) -> RequestQuirks | None:
+        """Return the quirks of a provider; None where it has none."""
+        if provider.quirks == _NO_QUIRKS and not provider.foreign_params:
+            return None
+        return cls(provider.quirks, provider.foreign_params)
+
+    def apply(self, body: Mapping[str, Any], operation: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the changed body, and the parameters that were left out. Raises BadRequest for messages that are none."""
+        out = dict(body)
+        dropped = []
+        for name in self._drop:
+            if name in out:
+                del out[name]
+                dropped.append(name)
+        if operation == "chat":
+            for name, theirs in self._rename:
+                if name in out:
+                    value = out.pop(name)
+                    if not _is_set(out.get(theirs)):
+                        out[theirs] = value
+            self._values_of(out)
+            if self._words is not None:
+                self._messages(out)
+        return out, tuple(name for name in dropped if name != "stream_options")  # answered all the same
+
+    def _values_of(self, out: dict[str, Any]) -> None:
+        for name, words in self._values:
+            if name in out:
+                value = _plain(out[name])
+                if isinstance(value, str) and value in words:
+                    out[name] = words[value]
+        if self._flat and "response_format" in out:
+            out["response_format"] = _flattened(out["response_format"])
+
+    def _messages(self, out: dict[str, Any]) -> None:
+        given = out.get("messages")
+        assert self._words is not None
+        raw = bytes(given) if isinstance(given, msgspec.Raw) else msgspec.json.encode(given)
+        if self._words.search(raw) is None:
+            return
+        try:
+            messages = _decode_messages(raw)
+        except _UNREADABLE:
+            raise BadRequest("`messages` must be an array of objects.", param="messages") from None
+        for message in messages:
+            for name in self._fields:
+                message.pop(name, None)
+            if self._role is not None and bytes(message.get("role", b"")) == _DEVELOPER:
+                message["role"] = self._role
+        out["messages"] = messages
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and not (isinstance(value, msgspec.Raw) and bytes(value) == b"null")
+
+
+def _plain(value: Any) -> Any:
+    """Return a small value decoded; None for one that is no plain word."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    if len(memoryview(value)) > 200:
+        return None
+    try:
+        return _decode_any(value)
+    except _UNREADABLE:
+        return None
+
+
+def _flattened(value: Any) -> Any:
+    """`{type, json_schema: {name, schema, strict}}` as `{type, schema}`; anything else as it is."""
+    try:
+        outer = _decode_object(value) if isinstance(value, msgspec.Raw) else value
+        inner = outer.get("json_schema") if isinstance(outer, Mapping) else None
+        if isinstance(inner, msgspec.Raw):
+            inner = _decode_object(inner)
+    except _UNREADABLE:
+        return value
+    if not isinstance(inner, Mapping) or "schema" not in inner:
+        return value
+    rest = {key: part for key, part in outer.items() if key != "json_schema"}
+    return {**rest, "schema": inner["schema"]}

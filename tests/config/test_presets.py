@@ -1,0 +1,127 @@
+"""Presets: data that the schema accepts, the base that a provider's own keys override."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from routerd.config import Loaded, render, schema_json
+from routerd.config.report import Report
+from routerd.config.source import Limits, parse, preset_names, preset_text
+from routerd.config.tree import Tree
+from routerd.errors import ConfigError
+from routerd.graph import Provider
+from routerd.wire import make_dialect
+
+LoadText = Callable[..., Loaded]
+NAMES = preset_names()
+NEEDS_URL = {"azure-openai"}
+
+
+def provider(load_text: LoadText, body: str, **environ: str) -> Provider:
+    return load_text(f"version: 1\nproviders: {{p: {body}}}\nmodels: {{m: {{chain: [p/x]}}}}", **environ).graph.providers["p"]
+
+
+def test_the_schema_names_every_preset_and_no_other() -> None:
+    assert json.loads(schema_json())["definitions"]["provider"]["properties"]["preset"]["enum"] == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_a_valid_provider_with_a_dialect_that_can_be_built(load_text: LoadText, name: str) -> None:
+    url = ", base_url: 'https://r.example/v1'" if name in NEEDS_URL else ""
+    found = provider(load_text, f"{{preset: {name}, api_key: k{url}}}")
+    assert found.endpoints[0].url.startswith("http")
+    assert "chat" in found.offers
+    assert "chat" in make_dialect(found).operations
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_says_where_its_facts_are_from_and_holds_no_secret(name: str) -> None:
+    report = Report(Tree())
+    text = preset_text(name).decode()
+    body = parse(name, text.encode(), report, Limits())
+    assert not report.problems
+    assert text.startswith("# ")
+    assert "ource" in text
+    assert "api_key" not in body
+    assert body["dialect"]
+
+
+def test_what_a_provider_says_itself_wins(load_text: LoadText) -> None:
+    found = provider(
+        load_text,
+        "{preset: groq, api_key: k, base_url: 'http://proxy/v1', quirks: {drop_params: []}, offers: {embedding: embed}, "
+        "auth: {type: header, name: x-key}}",
+    )
+    assert found.endpoints[0].url == "http://proxy/v1"
+    assert found.quirks.drop_params == ()
+    assert found.quirks.drop_message_fields == ("name",)  # joined key by key
+    assert found.offers["embedding"] == "embed"
+    assert found.offers["chat"] == "chat/completions"
+    assert (found.auth.type, found.auth.name) == ("header", "x-key")  # replaced whole
+
+
+def test_endpoints_take_the_place_of_the_base_url(load_text: LoadText) -> None:
+    found = provider(load_text, "{preset: vllm, endpoints: [{name: a, url: 'http://a/v1'}, {name: b, url: 'http://b/v1'}]}")
+    assert [one.url for one in found.endpoints] == ["http://a/v1", "http://b/v1"]
+
+
+def test_an_anchor_in_two_providers_takes_nothing_from_one_to_the_other(load_text: LoadText) -> None:
+    text = """
+version: 1
+x-quirks: &q {response_format: flat}
+providers:
+  a: {preset: groq, api_key: k, quirks: *q}
+  b: {preset: cerebras, api_key: k, quirks: *q}
+  c: {base_url: 'http://c/v1', quirks: *q}
+models: {m: {chain: [a/x, b/x, c/x]}}
+"""
+    found = load_text(text).graph.providers
+    assert found["a"].quirks.drop_message_fields == ("name",)
+    assert found["b"].quirks.drop_message_fields == ("refusal", "reasoning_content")
+    assert found["c"].quirks.drop_message_fields == ()
+    assert {one.quirks.response_format for one in found.values()} == {"flat"}
+
+
+def test_a_replaced_value_keeps_its_type_under_a_preset(load_text: LoadText) -> None:
+    found = provider(load_text, '{preset: openai, api_key: k, body: {n: "${N}", m: "${M}"}}', N="2", M="text")
+    assert found.body == {"n": "2", "m": "text"}
+
+
+def test_origins_name_the_preset(load_text: LoadText) -> None:
+    loaded = load_text("version: 1\nproviders: {p: {preset: openai, api_key: k}}\nmodels: {m: {chain: [p/x]}}")
+    assert str(loaded.origins["providers.p.base_url"]).startswith("preset openai:")
+    assert loaded.origins["providers.p.api_key"].file.endswith("routes.yaml")
+
+
+def test_a_complaint_about_a_preset_stands_at_the_provider(load_text: LoadText) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text("version: 1\nproviders:\n  p: {preset: openai}\nmodels: {m: {chain: [p/x]}}")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (3, 3)
+    assert "preset openai" not in render([problem])
+
+
+def test_parameters_of_one_vendor_are_foreign_to_the_others(load_text: LoadText) -> None:
+    text = """
+version: 1
+providers:
+  or: {preset: openrouter, api_key: k}
+  venice: {preset: venice, api_key: k}
+  mine: {base_url: 'http://mine/v1'}
+models: {m: {chain: [or/x, venice/x, mine/x]}}
+"""
+    found = load_text(text).graph.providers
+    assert found["or"].foreign_params == ("venice_parameters",)
+    assert found["venice"].foreign_params == found["or"].quirks.own_params
+    assert set(found["mine"].foreign_params) == {"venice_parameters", *found["or"].quirks.own_params}
+
+
+def test_a_cold_start_without_a_schedule_has_the_usual_one(load_text: LoadText) -> None:
+    cold = provider(load_text, "{base_url: 'http://a/v1', cold_start: {when: [{status: 503}]}}").cold_start
+    assert cold is not None
+    assert (cold.attempts, cold.fail_over_after_s) == (10, 0.0)
+    waits = [min(cold.backoff.max_s, cold.backoff.first_s * cold.backoff.factor**n) for n in range(6)]
+    assert waits == [5.0, 7.5, 11.25, 16.875, 25.3125, 30.0]
