@@ -255,6 +255,7 @@ class UpstreamError(RouterdError):
         self.body = body
         self.retry_after_s = retry_after_s
         self.error_type = error_type or ERROR_TYPE_OF_KIND[kind]
+        self.named_by_client = False  # the model was: a direct provider, or a pattern
 
 
 class ProtocolFault(UpstreamError):

@@ -79,9 +79,6 @@ class AttemptRecord:
     message: str = ""
 
 
-
-
-
 class Taken(NamedTuple):
     """The answer of the counters: `handles` (slot, stamp), one a charge, when all were taken; else the index of who refused."""
 

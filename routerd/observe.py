@@ -75,6 +75,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "routerd_attempts_total": Family("counter", "Attempts at targets by result.", ("target", "result")),
         "routerd_failovers_total": Family("counter", "Steps from one target to the next.", ("route", "from", "to", "reason")),
         "routerd_stream_interruptions_total": Family("counter", "Streams that did not reach their end.", ("target", "reason")),
+        "routerd_stream_malformed_events_total": Family(
+            "counter", "Events of streams that were no JSON and were left out.", ("target",)
+        ),
         "routerd_overhead_seconds": Family(
             "histogram", "Time spent in the router itself, not waiting for others.", ("phase",), _OVERHEAD_S
         ),
@@ -162,9 +165,13 @@ class Snapshot:
 
     values: dict[_Key, float] = field(default_factory=dict)
     histograms: dict[_Key, tuple[list[int], float]] = field(default_factory=dict)
+    gone: list[_Key] = field(default_factory=list)  # series that were dropped since the last report
 
     def update(self, newer: Snapshot) -> None:
         """Take over what `newer` holds; what it does not name stays."""
+        for key in newer.gone:
+            self.values.pop(key, None)
+            self.histograms.pop(key, None)
         self.values.update(newer.values)
         self.histograms.update(newer.histograms)
 
@@ -198,6 +205,7 @@ class Metrics:
     def __init__(self) -> None:
         self._cells: dict[_Key, Cell] = {}
         self._histograms: dict[_Key, HistogramCell] = {}
+        self._gone: list[_Key] = []
 
     def counter(self, name: str, *label_values: str) -> Cell:
         """Return the counter cell of these label values, new ones at 0. KeyError: no such family."""
@@ -216,9 +224,11 @@ class Metrics:
         return cell
 
     def drop(self, name: str, *label_values: str) -> None:
-        """Forget a series. A later `snapshot` lacks it; `changes` does not report that it went."""
-        self._cells.pop((name, label_values), None)
-        self._histograms.pop((name, label_values), None)
+        """Forget a series. A later `snapshot` lacks it, and the next `changes` tell that it went."""
+        key = (name, label_values)
+        cell = self._cells.pop(key, None) or self._histograms.pop(key, None)
+        if cell is not None and cell.sent is not None:
+            self._gone.append(key)
 
     def snapshot(self) -> Snapshot:
         """Return every series as it is now."""
@@ -232,7 +242,8 @@ class Metrics:
 
         The caller may run other work between two pieces: series made meanwhile come with the next call.
         """
-        piece = Snapshot()
+        gone, self._gone = self._gone, []
+        piece = Snapshot(gone=gone)
         for key, cell in list(self._cells.items()):
             if cell.value != cell.sent:
                 piece.values[key] = cell.sent = cell.value
@@ -246,7 +257,7 @@ class Metrics:
                 if len(piece.values) + len(piece.histograms) >= limit:
                     yield piece
                     piece = Snapshot()
-        if piece.values or piece.histograms:
+        if piece.values or piece.histograms or piece.gone:
             yield piece
 
     def _cell(self, kind: str, name: str, label_values: tuple[str, ...]) -> Cell:

@@ -55,6 +55,22 @@ def test_a_name_kind_or_label_count_that_is_not_in_the_table_is_refused(
         getattr(Metrics(), kind)(name, *labels)
 
 
+def test_a_dropped_series_goes_from_what_was_reported() -> None:
+    metrics, known = Metrics(), Snapshot()
+    metrics.gauge(INFLIGHT, "old").set(1)
+    metrics.gauge(INFLIGHT, "back").set(1)
+    for piece in metrics.changes():
+        known.update(piece)
+    metrics.drop(INFLIGHT, "old")
+    metrics.drop(INFLIGHT, "back")
+    metrics.drop(INFLIGHT, "never")
+    metrics.gauge(INFLIGHT, "back").set(2)
+    for piece in metrics.changes():
+        known.update(pickle.loads(pickle.dumps(piece)))
+    assert known.values == {(INFLIGHT, ("back",)): 2.0}
+    assert list(metrics.changes()) == []
+
+
 def test_a_known_label_set_starts_at_zero() -> None:
     metrics = Metrics()
     metrics.counter(REQUESTS, "a", "", "ok")

@@ -31,6 +31,13 @@ def tool(name: str) -> str:
     return found
 
 
+def test_no_gap_is_wider_than_two_lines() -> None:
+    """The linter sees it only in its preview mode."""
+    texts = {path: path.read_text() for root in ("routerd", "tests") for path in (REPO / root).rglob("*.py")}
+    wide = [str(path) for path, text in texts.items() if "\n\n\n\n" in text or text.endswith("\n\n")]
+    assert wide == []
+
+
 def test_ruff_finds_nothing() -> None:
     run(tool("ruff"), "check", ".")
 

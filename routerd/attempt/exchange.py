@@ -33,6 +33,9 @@ class Speaker(Protocol):
     @property
     def client_dialect(self) -> ClientDialect | None: ...
 
+    def count_malformed(self, target: str, events: int) -> None:
+        """Count events that a stream left out."""
+
 
 async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_bytes: int) -> WireResponse:
     """Return the whole answer, whatever its status. Raises UpstreamError where there is none. A cancel closes the connection."""
@@ -69,6 +72,8 @@ async def open_stream(wire: Wire, encoded: Encoded, call: Call, speaker: Speaker
             await relay.ready
         except UpstreamError as exc:
             relay.finished.cancel()
+            if relay.scan.malformed:
+                speaker.count_malformed(wire.target.label, relay.scan.malformed)
             if not (used and exc.delivery is Delivery.NOT_SENT):
                 raise
         except BaseException:  # cancelled, or Refused: either way nobody reads on

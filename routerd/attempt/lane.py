@@ -146,6 +146,10 @@ class Lane:
             cell = self._attempts[(target, result)] = self._metrics.counter("routerd_attempts_total", target, result)
         cell.inc()
 
+    def count_malformed(self, target: str, events: int) -> None:
+        """Count events that a stream left out. Rare, so looked up each time."""
+        self._metrics.counter("routerd_stream_malformed_events_total", target).inc(events)
+
     def count_failover(self, source: str, to: str, reason: str) -> None:
         """Count one step from a target to the next. Rare, so looked up each time."""
         self._metrics.counter("routerd_failovers_total", self.route.name, source, to, reason).inc()

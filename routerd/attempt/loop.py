@@ -40,7 +40,6 @@ __all__ = ["Answer", "Attempts", "Reserve"]
 MAX_COOLDOWN_S = 3600.0  # what an upstream may ask for at most; a typing error in a header must not park an endpoint for a day
 
 
-
 class Reserve(Protocol):
     """Takes the provider's own budgets for one attempt, or raises BudgetExceeded. None: there are none."""
 
@@ -133,6 +132,10 @@ class Attempts:
                 answer.lease.settle(tokens_used, now_s)
             answer.lease.release(now_s)
 
+    def count_malformed(self, target: str, events: int) -> None:
+        """Count events that a stream left out."""
+        self.lane.count_malformed(target, events)
+
     async def _attempt(self, planned: Planned, lease: Lease | None, deadline: tuple[float, float]) -> Answer:
         """Try once. On any failure the lease and the in-flight count are given back before it is raised."""
         record = self._record(planned)
@@ -147,6 +150,7 @@ class Attempts:
             return answer
         except UpstreamError as exc:
             exc.endpoint = planned.endpoint.name
+            exc.named_by_client = planned.model != planned.target.model
             without_secrets(exc, self.lane.wire(planned).redaction)
             record.result = str(exc.error_type)
             record.reason = str(exc.kind)
@@ -293,5 +297,3 @@ def _worth_telling(last: UpstreamError | None, new: UpstreamError) -> UpstreamEr
     if last is not None and last.retry_after_s is not None and new.retry_after_s is not None:
         new.retry_after_s = min(last.retry_after_s, new.retry_after_s)
     return new
-
-

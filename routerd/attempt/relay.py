@@ -43,7 +43,7 @@ class Downstream(Protocol):
         """Send the end of the body."""
 
 
-class Speaker(Protocol):
+class Source(Protocol):
     """Whose stream it is."""
 
     @property
@@ -85,7 +85,7 @@ class Relay:
         "_out",
         "_own",
         "_paused_at_s",
-        "_speaker",
+        "_source",
         "_status",
         "_stream_types",
         "_ticker",
@@ -124,7 +124,7 @@ class Relay:
         self._held = bytearray()
         self._error_body: bytearray | None = None
         self._downstream: Downstream | None = None
-        self._speaker: Speaker | None = None
+        self._source: Source | None = None
         self._out: list[bytes] = []
         self._paused_at_s = 0.0
         self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
@@ -133,10 +133,10 @@ class Relay:
 
     # ── the attempt's side ──
 
-    def commit(self, downstream: Downstream, speaker: Speaker) -> None:
+    def commit(self, downstream: Downstream, source: Source) -> None:
         """The client has the head: push what was held and everything that comes. Ends at once if the stream has ended."""
         self._downstream = downstream
-        self._speaker = speaker
+        self._source = source
         held, self._held = self._held, bytearray()
         if held:
             self._write(bytes(held))
@@ -332,7 +332,7 @@ class Relay:
 
     def _fault_out(self, fault: StreamFault, ended: Ended = Ended.ERROR_EVENT) -> None:
         self._exchange.abort()
-        event = error_event(fault, self._speaker)
+        event = error_event(fault, self._source)
         self._write(event if self._own is None else self._own(self.scan, event))
         self._finish(ended)
 
@@ -372,7 +372,7 @@ def _as_error(fault: StreamFault) -> UpstreamError:
     return UpstreamError(ErrorKind.STREAM_ERROR, fault.message, delivery=Delivery.ANSWERED)
 
 
-def error_event(fault: StreamFault, speaker: Speaker | None) -> bytes:
+def error_event(fault: StreamFault, source: Source | None) -> bytes:
     """Encode the event that ends a broken stream: OpenAI's SDKs raise on `error`, others see finish_reason "error".
 
     The upstream's words are passed on, but for the provider's credentials, which they may quote.
@@ -385,14 +385,14 @@ def error_event(fault: StreamFault, speaker: Speaker | None) -> bytes:
         "type": str(upstream.get("type") or error_type),
         "code": str(code) if code is not None else str(error_type),
     }
-    if speaker is not None:
-        said = {key: speaker.redaction.text(text[:MAX_SAID_CHARS]) for key, text in said.items()}
+    if source is not None:
+        said = {key: source.redaction.text(text[:MAX_SAID_CHARS]) for key, text in said.items()}
     error = {
         "message": said["message"][:2000],
         "type": said["type"][:200],
         "code": said["code"][:200],
         "param": None,
-        "provider": speaker.provider.name if speaker is not None else "",
+        "provider": source.provider.name if source is not None else "",
     }
     event = {"error": error, "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
     encoded = msgspec.json.encode(event)

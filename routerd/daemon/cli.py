@@ -6,6 +6,7 @@ operator's is answered with one line, never with a traceback. Nothing heavy is i
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +21,20 @@ from routerd.daemon.settings import DEFAULTS, settings_from
 __all__ = ["main"]
 
 INTERRUPTED = 130
+EXAMPLES = """examples:
+  routerd serve                        serve ./routes.yaml on 127.0.0.1:8080, and every change of it
+  routerd check                        is it right? every problem with its line and a hint
+  routerd explain --model gpt-4        where would a request go, and why?
+  routerd status                       what serves now?
+"""
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="routerd",
         description="A declarative LLM router: one YAML file in, an OpenAI-compatible endpoint out.",
-        epilog="Exit status: 0 fine, 1 a difference or a failing answer, 2 invalid, 3 cannot read or reach.",
+        epilog=EXAMPLES + "\nexit status: 0 fine, 1 a difference or a failing answer, 2 invalid, 3 cannot read or reach",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"routerd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -77,14 +85,19 @@ def _add_reload(commands: Any) -> None:
 
 
 def _add_status(commands: Any) -> None:
-    status = command(commands, "status", "say what serves now", "routerd status --format json")
+    failed = "not ready, or the files differ from what serves"
+    status = command(commands, "status", "say what serves now", "routerd status --format json", failed=failed)
     status.add_argument("--format", choices=("text", "json"), default="text")
     add_admin(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    parsed = _parser().parse_args(argv)
+    parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return INVALID
+    parsed = parser.parse_args(argv)
     try:
         return _RUN[parsed.command](vars(parsed), os.environ)
     except ValueError as exc:

@@ -98,9 +98,9 @@ class Control:
                 stage="semantic",
                 code="open-listener",
                 path="clients",
-                message=f"no `clients` block, and {self.settings.listen} can be reached from other hosts",
+                message=f"anybody who reaches {self.settings.listen} could call: "
+                "add `clients`, listen on 127.0.0.1, or start with --open",
                 file=str(self.settings.config),
-                hint="add `clients`, listen on 127.0.0.1, or start with --open to serve anybody",
             ),
         )
 

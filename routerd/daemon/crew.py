@@ -295,7 +295,8 @@ class Crew:
                 return
             died_young = 0 if self._clock() - born_s >= OLD_ENOUGH_S else died_young + 1
             pause_s = 0.0 if died_young <= 1 else min(LONGEST_PAUSE_S, 0.1 * 2 ** (died_young - 2))
-            log.error("worker %d ended with status %d; restart in %.1f s", slot.index, status, pause_s)
+            again = f"restart in {pause_s:.1f} s" if pause_s else "restarting"
+            log.error("worker %d ended with status %d; %s", slot.index, status, again)
             slot.pausing = pause_s > 0
             if pause_s >= LONG_PAUSE_S and any(other.usable.is_set() for other in self.slots):
                 self._paused(slot.index)

@@ -229,6 +229,9 @@ class Reloader:
             log.info("reload (%s): %s, generation %d in %.0f ms", outcome.trigger, outcome.result, outcome.generation, took_ms)
             self._logged = ()
             return
+        if outcome.trigger == "start":
+            log.error("cannot start (%s):\n%s", outcome.result, self._report(outcome.problems))
+            return
         kept = f"generation {outcome.generation} keeps serving" if outcome.generation else "nothing serves yet"
         if outcome.problems == self._logged:
             log.warning("reload (%s): %s, the same problems as before; %s", outcome.trigger, outcome.result, kept)

@@ -33,7 +33,7 @@ def render_explanation(found: Explanation) -> str:
     lines += _policy(found)
     used = [line for line in found.targets if line.position]
     left_out = [line for line in found.targets if not line.position]
-    lines += ["", "plan" if used else "plan     empty: no target can be used"]
+    lines += ["", "plan     tried in this order" if used else "plan     empty: no target can be used"]
     for line in used:
         lines += _target(line, f"  {line.position}.")
     if left_out:
@@ -55,7 +55,7 @@ def _policy(found: Explanation) -> list[str]:
 def _target(line: TargetLine, mark: str) -> list[str]:
     indent = " " * (len(mark) + 1)
     at = f" at {line.endpoint}" if line.endpoint else ""
-    lines = [_placed(f"{mark} {line.label}{at} (step {line.step})", line.origin)]
+    lines = [_placed(f"{mark} {line.label}{at} (step {line.step} of the chain)", line.origin)]
     lines += [f"{indent}{why}" for why in line.why]
     lines += [f"{indent}params {rule}" for rule in _rules(line.params)]
     lines += [_placed(f"{indent}sends {one.name} = {_shown(one.value)}", one.origin) for one in line.sends]

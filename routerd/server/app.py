@@ -39,6 +39,7 @@ __all__ = ["Gateway"]
 
 LISTS = frozenset({"/v1/models", "/api/v1/models"})
 ONE = ("/v1/models/", "/api/v1/models/")
+ENDPOINT_GAUGES = ("routerd_inflight_requests", "routerd_endpoint_cooldown_seconds")
 LAST_WORDS_S = 0.5  # for the answers of what the drain did not wait for; no upstream is asked any more
 BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 
@@ -62,6 +63,8 @@ class Gateway:
         )
         self._generation: Generation | None = None
         self._live: dict[int, Generation] = {}
+        self._gauged: frozenset[str] = frozenset()  # the endpoints whose gauges are shown, and of which generations they are
+        self._gauged_for: tuple[int, ...] = ()
         self._server: asyncio.Server | None = None
         self._http: DataServer | None = None
         self._started_unix_s = int(time.time())
@@ -100,9 +103,22 @@ class Gateway:
         """Bring the gauges of endpoints and generations up to date; called before a snapshot, never by a request."""
         metrics, now_s = self._shared.metrics, time.monotonic()
         metrics.gauge("routerd_budget_table_overflows").set(self._shared.counters.overflows)
+        self._drop_gauges_of_the_gone()
         for name, state in self._shared.health.items():
-            metrics.gauge("routerd_inflight_requests", name).set(state.inflight)
-            metrics.gauge("routerd_endpoint_cooldown_seconds", name).set(max(0.0, state.cool_until_s - now_s))
+            if name in self._gauged:
+                metrics.gauge("routerd_inflight_requests", name).set(state.inflight)
+                metrics.gauge("routerd_endpoint_cooldown_seconds", name).set(max(0.0, state.cool_until_s - now_s))
+
+    def _drop_gauges_of_the_gone(self) -> None:
+        """Let the gauges of endpoints end with the last generation that has them; their state and counters live longer."""
+        live = tuple(self.generations())
+        if live == self._gauged_for:
+            return
+        wanted = frozenset(name for generation in self._live.values() for name in generation.graph.endpoints)
+        for name in self._gauged - wanted:
+            for gauge in ENDPOINT_GAUGES:
+                self._shared.metrics.drop(gauge, name)
+        self._gauged, self._gauged_for = wanted, live
 
     # ── life ──
 
@@ -155,6 +171,8 @@ class Gateway:
         if cors.origins:
             fields += cors_fields(cors, request.headers.get("Origin"))
         path = request.raw_path.partition("?")[0]
+        if path[:1] != "/":
+            path = _origin_form(path)
         operation = OPERATIONS.get(path)
         if operation is not None and request.method == "POST":
             return await ModelCall(self._shared, generation, request, operation).run(request_id, fields)
@@ -190,6 +208,12 @@ class Gateway:
         if status >= 500:
             error.type = "server_error"
         return error_reply(error, fields)
+
+
+def _origin_form(target: str) -> str:
+    """Return the path of an absolute request target, which a server must accept (RFC 9112 section 3.2.2)."""
+    _, found, rest = target.partition("://")
+    return "/" + rest.partition("/")[2] if found else target
 
 
 def _refuse(error: RequestError, fields: str) -> web.StreamResponse:

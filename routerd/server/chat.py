@@ -116,7 +116,7 @@ class ModelCall:
             return self._refusal(error_reply(exc, self._all_fields()))
         except AttemptsExhausted as exc:
             reply = exhausted_reply(exc, self._all_fields())
-            clients_fault = exc.last.kind in _CLIENTS_FAULT
+            clients_fault = exc.last.kind in _CLIENTS_FAULT or reply.status == 404
             self._failed(reply.status, exc.last.error_type, "client_error" if clients_fault else "upstream_error")
             return self._refusal(reply)
         except asyncio.CancelledError:
@@ -224,6 +224,8 @@ class ModelCall:
             protocol.feeder = None
             self._shared.streams.discard(relay)
             usage = self._usage = relay.scan.usage
+            if relay.scan.malformed:
+                attempts.count_malformed(answer.planned.target.label, relay.scan.malformed)
             self._sent_bytes = relay.sent_bytes
             attempts.upstream_s = time.monotonic() - self._started_s
             attempts.finish(answer, usage.total_tokens if usage is not None else None)
@@ -342,7 +344,7 @@ class ModelCall:
             client=self._client.name if self._client is not None else "",
             route=route,
             model=wire.model if wire is not None else "",
-            target=planned.target.label if planned is not None else "",
+            target=f"{planned.provider.name}/{planned.model}" if planned is not None else "",
             provider=planned.provider.name if planned is not None else "",
             attempts=self._attempts_text(),
             status=self._status,

@@ -104,6 +104,8 @@ def _exhausted_error(last: UpstreamError) -> tuple[int, dict[str, Any]]:
     if last.kind in _PASSED_ON:
         status = 400 if last.kind is ErrorKind.CONTEXT_LENGTH else last.status or 400
         return status, _upstream_error(last)
+    if last.kind is ErrorKind.MODEL_MISSING and last.named_by_client:
+        return 404, {"message": last.message, "type": "invalid_request_error", "code": "model_not_found", "param": "model"}
     fixed = _STATUS_OF_KIND.get(last.kind)
     if fixed is not None:
         return fixed[0], {"message": last.message, "type": "upstream_error", "code": fixed[1], "param": None}
@@ -137,7 +139,7 @@ def _upstream_error(last: UpstreamError) -> dict[str, Any]:
 def _attempt(record: AttemptRecord) -> dict[str, Any]:
     out: dict[str, Any] = {
         "number": record.number,
-        "target": record.target,
+        "target": f"{record.provider}/{record.model}",
         "endpoint": record.endpoint,
         "result": record.result,
         "duration_ms": _ms(record),
@@ -162,5 +164,3 @@ def _how(record: AttemptRecord) -> str:
 
 def _ms(record: AttemptRecord) -> int:
     return round(record.duration_s * 1000)
-
-

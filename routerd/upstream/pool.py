@@ -172,4 +172,3 @@ class Upstreams:
         for pool in self._pools.values():
             pool.sweep(now_s)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self._pools else None
-

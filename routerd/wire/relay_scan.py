@@ -174,17 +174,12 @@ class RelayScan:
         try:
             chunk = _decode(payload) if self.content else self._first(payload)
         except msgspec.ValidationError:
-            self.content = True  # an object of a shape we do not know: the client's affair
-            return True
+            return self._odd(payload, named_error)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return self._not_json(payload, named_error)
         self.malformed_run = 0
         if chunk.error or named_error:
-            if self.finished:
-                return False
-            error = chunk.error or msgspec.json.decode(payload)
-            self.fault = StreamFault("the upstream reported an error inside its stream", error)
-            return False
+            return self._failed(chunk.error or msgspec.json.decode(payload))
         choices = chunk.choices
         if choices:
             for choice in choices:
@@ -200,6 +195,24 @@ class RelayScan:
                 self.usage = usage
                 return bool(choices) or not self.withhold_usage
         return True
+
+    def _odd(self, payload: bytes, named_error: bool) -> bool:
+        """Look at an object of a shape we do not know: an error all the same, else content and the client's affair."""
+        self.malformed_run = 0
+        try:
+            value = read_json(payload)
+        except ValueError:
+            return self._not_json(payload, named_error)
+        error = value.get("error") if isinstance(value, dict) else None
+        if error or named_error:
+            return self._failed(error or value)
+        self.content = True
+        return True
+
+    def _failed(self, error: Any) -> bool:
+        if not self.finished:
+            self.fault = StreamFault("the upstream reported an error inside its stream", error)
+        return False
 
     def _first(self, payload: bytes) -> _FirstChunk:
         chunk = _decode_first(payload)

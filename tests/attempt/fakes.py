@@ -107,6 +107,7 @@ class Script:
         self.exchanges: list[Exchange] = []
         self.asked: list[str] = []
         self.results: list[tuple[str, str]] = []
+        self.malformed: list[tuple[str, int]] = []
         self.failovers: list[tuple[str, str, str]] = []
 
     def wire(self, planned: Planned) -> ScriptedWire:
@@ -114,6 +115,9 @@ class Script:
 
     def count_attempt(self, target: str, result: str) -> None:
         self.results.append((target, result))
+
+    def count_malformed(self, target: str, events: int) -> None:
+        self.malformed.append((target, events))
 
     def count_failover(self, source: str, to: str, reason: str) -> None:
         self.failovers.append((source, to, reason))

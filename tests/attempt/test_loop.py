@@ -361,6 +361,15 @@ async def test_an_endpoint_cools_as_long_as_it_asked_or_the_table_says(talk: Mak
     assert t.health.cooling("b", START_S) == 0.0
 
 
+# ── streams ──
+
+
+async def test_events_that_a_failed_stream_left_out_are_counted(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [streams(*[event("{no json")] * 3)]}, stream=True)
+    assert (await t.fails()).kind is ErrorKind.STREAM_ERROR
+    assert t.script.malformed == [("a/x", 3)]
+
+
 # ── secrets ──
 
 

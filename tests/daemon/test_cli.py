@@ -44,7 +44,20 @@ def test_a_bad_value_is_one_line_and_exit_2(argv: list[str], says: str, capsys: 
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [[], ["nothing"], ["serve", "--no-such-flag"], ["explain"], ["check", "--format", "xml"]])
+def test_without_a_command_it_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    error = capsys.readouterr().err
+    assert "usage: routerd" in error
+    assert "routerd serve  " in error
+
+
+def test_the_help_of_status_says_when_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["status", "--help"])
+    assert "1  not ready, or the files differ from what serves" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["nothing"], ["serve", "--no-such-flag"], ["explain"], ["check", "--format", "xml"]])
 def test_what_is_no_command_is_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)

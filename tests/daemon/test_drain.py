@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from routerd.daemon import drain as module
+from routerd.daemon import tasks as tasks_module
 from routerd.daemon.drain import Ending, drain
 from routerd.daemon.tasks import Tasks
 
@@ -44,6 +45,27 @@ async def test_a_second_signal_ends_the_wait() -> None:
 async def test_what_is_not_finished_by_the_timeout_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_S", 0.0)
     assert await drain(Ending(), 0.0, close_listeners=lambda: None, drain_workers=Crew().drain) is False
+
+
+async def test_a_task_that_loses_one_cancel_to_a_library_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks_module, "AGAIN_S", 0.01)
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed += 1
+        await asyncio.Event().wait()
+
+    tasks = Tasks()
+    task = tasks.start(stubborn(), "stubborn")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await tasks.cancel()
+    assert task.cancelled()
+    assert swallowed == 1
 
 
 async def test_a_task_that_fails_is_logged_at_once_and_the_others_are_cancelled_together(

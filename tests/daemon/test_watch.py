@@ -380,6 +380,21 @@ async def test_without_kernel_notifications_it_says_so_and_tries_again(
     assert "polling each 50 ms does the work" in caplog.text
 
 
+async def test_a_cancel_that_meets_a_notification_is_not_lost(tmp_path: Path) -> None:
+    async def nothing(_: float = 0.0) -> None:
+        return
+
+    watcher = Watcher([tmp_path / "f"], nothing, clock=lambda: 0.0)
+    watcher.step = nothing  # type: ignore[method-assign]
+    running = asyncio.create_task(watcher.run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    watcher.wake()
+    running.cancel()
+    await asyncio.wait([running], timeout=1.0)
+    assert running.cancelled()
+
+
 async def test_a_file_that_goes_and_comes_back_is_told_once_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "f"
     path.write_text("x")

@@ -58,6 +58,20 @@ async def test_json_by_any_spelling_is_taken(running: Daemon, kind: str) -> None
     assert (await fetch(running, CHAT, json.dumps(ask()).encode(), headers={"content-type": kind})).status == 200
 
 
+@pytest.mark.parametrize("authority", ["http://routerd", "HTTP://127.0.0.1:8080", "https://elsewhere:1/api"])
+async def test_an_absolute_request_target_is_taken(running: Daemon, authority: str) -> None:
+    body = json.dumps(ask()).encode()
+    async with RawClient(running) as client:
+        await client.send(head_of(f"{authority}{CHAT}", body))
+        assert status_of(await client.read_until(b"\r\n\r\n")) == 200
+
+
+async def test_an_absolute_request_target_without_a_path_is_the_root(running: Daemon) -> None:
+    async with RawClient(running) as client:
+        await client.send(b"GET http://routerd HTTP/1.1\r\nHost: routerd\r\n\r\n")
+        assert status_of(await client.read_until(b"\r\n\r\n")) == 404
+
+
 async def test_a_declared_body_over_the_limit_is_413_before_it_is_sent(running: Daemon) -> None:
     async with RawClient(running) as client:
         await client.send(head_of(CHAT, b"").replace(b"Content-Length: 0", b"Content-Length: 17000000"))

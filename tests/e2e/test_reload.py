@@ -46,6 +46,23 @@ async def test_an_edit_is_live_within_a_second(daemon: Start, upstream: Upstream
         assert time.monotonic() - began_s < 1.0, turn
 
 
+async def test_the_gauges_of_a_removed_endpoint_go_and_its_counters_stay(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    old = routes(upstream).replace("models:", f'  old: {{dialect: openai, base_url: "{upstream.url}"}}\nmodels:')
+    running = daemon(old.replace("up/first", "old/first"))
+    assert await served_by(running) == "old/first"
+    assert 'routerd_inflight_requests{endpoint="old"}' in await running.metrics()
+    running.write(routes(upstream))
+    await running.generation(2)
+    metrics = await running.metrics()
+    assert 'routerd_inflight_requests{endpoint="up"}' in metrics
+    assert not [key for key in metrics if 'endpoint="old"' in key]
+    assert metrics['routerd_attempts_total{result="ok",target="old/first"}'] == 1
+    running.write(old)
+    await running.generation(3)
+    assert 'routerd_inflight_requests{endpoint="old"}' in await running.metrics()
+
+
 @pytest.mark.parametrize("way", ["in-place", "rename", "delete-and-create"])
 async def test_every_way_to_save_is_seen(daemon: Start, upstream: Upstream, way: str) -> None:
     running = daemon(routes(upstream))

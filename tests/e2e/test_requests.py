@@ -199,6 +199,23 @@ aliases: {table-alias: m}
     assert upstream.requests[0].json()["model"] == upstream_model
 
 
+@pytest.mark.parametrize("asked", ["up/no/such", "pattern-such"])
+async def test_a_model_that_the_client_named_and_the_upstream_lacks_is_404(
+    daemon: Start, upstream: Upstream, asked: str
+) -> None:
+    upstream.always(answers.error(404, "no such model", code="model_not_found"))
+    running = daemon(routes(upstream, '  "pattern-*": {chain: [{provider: up, model: "no/{1}"}]}'))
+    answer = await fetch(running, CHAT, ask(asked))
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert [attempt["target"] for attempt in answer.error["attempts"]] == ["up/no/such"]
+    upstream.always(answers.reply())
+    assert (await fetch(running, CHAT, ask(asked))).status == 200
+    running.process.wait_line(lambda line: "target=up/no/such" in line and "status=200" in line)
+    outcomes = [key for key in await running.metrics() if key.startswith("routerd_requests_total")]
+    assert any('outcome="client_error"' in key for key in outcomes)
+    assert not any("such" in key for key in await running.metrics())
+
+
 async def test_embeddings_pass_through(daemon: Start, upstream: Upstream, sdk: Sdk) -> None:
     vector = {"object": "embedding", "index": 0, "embedding": [0.25, -1.5]}
     upstream.script(

@@ -47,6 +47,13 @@ async def test_a_chain_goes_past_a_dead_port_and_a_500_to_the_engine(
     assert sum(v for k, v in samples.items() if k.startswith("routerd_failovers_total") and 'reason="connect"' in k) >= 1
 
 
+async def test_events_that_are_left_out_are_counted(daemon: Start, upstream: Upstream) -> None:
+    upstream.script(answers.events(ROLE, event(delta("x")), event("{no json"), event(delta(finish="stop")), event("[DONE]")))
+    running = daemon(routes({"a": upstream.url}))
+    assert (await fetch(running, CHAT, ask(stream=True))).events()[-1] == "[DONE]"
+    assert (await running.metrics())['routerd_stream_malformed_events_total{target="a/x"}'] == 1
+
+
 async def test_a_stream_that_dies_before_content_is_answered_by_the_next(daemon: Start, upstreams: More) -> None:
     first, second = await upstreams(), await upstreams()
     first.script(answers.cut(ROLE, reset=True))

@@ -138,7 +138,7 @@ def test_the_text_holds_the_whole_decision() -> None:
         "clamp temperature = 0..1.2  [routes.yaml:13:5]",
         "drop logit_bias",
         "failover at most 3 attempts, within 120 s",
-        "a/x at a (step 2)",
+        "a/x at a (step 2 of the chain)",
         "sends temperature = 1.2  [routes.yaml:12:7]",
         "connect 1s (routes.yaml:20:40)",
         "off/z: provider 'off' is disabled: no key",

@@ -84,6 +84,14 @@ def test_the_last_fault_decides_the_status(kind: ErrorKind, upstream: int | None
     assert exhausted(fault(kind, upstream)).status == status
 
 
+def test_a_model_that_the_client_named_itself_is_his_mistake() -> None:
+    last = fault(ErrorKind.MODEL_MISSING, 404)
+    last.named_by_client = True
+    reply = exhausted(last)
+    assert (reply.status, error_of(reply)["code"], error_of(reply)["param"]) == (404, "model_not_found", "model")
+    assert "x-should-retry" not in lines_of(reply)
+
+
 @pytest.mark.parametrize("kind", ErrorKind)
 def test_every_kind_of_fault_has_a_status_that_is_an_error_and_a_body_of_the_one_shape(kind: ErrorKind) -> None:
     reply = exhausted(fault(kind))

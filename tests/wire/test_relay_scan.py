@@ -104,6 +104,9 @@ def test_a_last_event_without_a_blank_line_counts() -> None:
         b'data: {"error":"boom"}\n\n',
         b"event: error\ndata: boom\n\n",
         b'event: error\ndata: {"type":"overloaded_error","message":"boom"}\n\n',
+        b'data: {"error":{"message":"boom"},"choices":"x"}\n\n',
+        b'data: {"error":"boom","choices":[1]}\n\n',
+        b'event: error\ndata: {"message":"boom","choices":{}}\n\n',
     ],
 )
 @pytest.mark.parametrize("before", [b"", HELLO])
@@ -118,6 +121,13 @@ def test_an_error_after_the_finish_is_no_failure() -> None:
     scanner, out = scan(HELLO + STOP + b'data: {"error":{"message":"late"},"choices":[]}\n\n' + DONE)
     assert scanner.fault is None
     assert out == HELLO + STOP + DONE
+
+
+@pytest.mark.parametrize("odd", [b'{"choices":"x"}', b'{"choices":[1],"error":null}', b'{"choices":[{"index":"0"}],"error":{}}'])
+def test_an_object_of_another_shape_is_the_clients_affair(odd: bytes) -> None:
+    event = b"data: " + odd + b"\n\n"
+    scanner, out = scan(event)
+    assert (scanner.content, scanner.fault, out) == (True, None, event)
 
 
 def test_the_word_error_in_a_text_is_no_error() -> None:
@@ -143,6 +153,7 @@ def test_three_malformed_events_in_a_row_are_a_fault() -> None:
 
 def test_good_events_between_malformed_ones_start_the_count_again() -> None:
     assert scan((b"data: {\n\n" * 2 + HELLO) * 4)[0].fault is None
+    assert scan((b"data: {\n\n" * 2 + b'data: {"choices":"x"}\n\n') * 4)[0].fault is None
 
 
 def test_what_follows_done_is_dropped() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain
+from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain, count
 from routerd.daemon.report import report
 from routerd.daemon.settings import Address
 from routerd.errors import Problem
@@ -52,7 +52,7 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
     last = told["last_reload"] or {}
     lines = [
         f"routerd {told['version']}, pid {told['pid']}, up {told['uptime_s']:.0f} s, {'ready' if told['ready'] else 'not ready'}",
-        f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {told['models']} models",
+        f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {count(told['models'], 'model')}",
         f"drift: {'the files differ from what serves' if told['drift'] else 'none'}",
         f"last reload: {last.get('result', 'none')} ({last.get('trigger', '-')})",
     ]
@@ -62,7 +62,7 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
     lines.extend(f"disabled: {path}: {why}" for path, why in told["disabled"].items())
     lines.extend(
         f"worker {worker['worker']}: {'up' if worker['up'] else 'down'}, pid {worker['pid']}, "
-        f"generation {worker['generation']}, {worker['inflight']} in flight, {worker['restarts']} restarts"
+        f"generation {worker['generation']}, {worker['inflight']} in flight, {count(worker['restarts'], 'restart')}"
         for worker in told["workers"]
     )
     return lines

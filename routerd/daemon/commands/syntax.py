@@ -12,7 +12,7 @@ from routerd.daemon.settings import DEFAULTS, Address
 
 __all__ = [
     "CANNOT_REACH", "FAILED", "FINE", "INVALID", "Parser", "add_admin", "add_config", "add_format", "admin_of", "command",
-    "complain", "config_of",
+    "complain", "config_of", "count",
 ]  # fmt: skip
 
 FINE, FAILED, INVALID, CANNOT_REACH = 0, 1, 2, 3
@@ -70,6 +70,11 @@ def admin_of(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Address:
 def add_format(parser: argparse.ArgumentParser, *more: str) -> None:
     """Add --format."""
     parser.add_argument("--format", choices=("text", "json", *more), default="text")
+
+
+def count(number: int, what: str) -> str:
+    """Return `1 model`, `2 models`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def complain(why: str, code: int) -> int:
