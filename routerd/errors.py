@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from routerd.messages import AttemptRecord
+    from routerd.messages import AttemptRecord, Taken
 
 
 class ErrorType(enum.StrEnum):
@@ -210,6 +210,16 @@ class BudgetExceeded(RequestError):
     error_type = ErrorType.POLICY_BUDGET
     budget = ""  # its name and scope, for the metric
     scope = ""
+    taken: Taken | None = None  # what the counters said
+
+
+class StateUnavailable(RequestError):
+    """503: the counters that hosts share cannot be reached, and the operator wants no request uncounted."""
+
+    status = 503
+    type = "server_error"
+    code = "state_unavailable"
+    error_type = ErrorType.POLICY_BUDGET
 
 
 class NotReady(RequestError):

@@ -85,3 +85,5 @@ class Taken(NamedTuple):
     handles: tuple[tuple[int, int], ...]
     refused: int = -1  # index of the charge that refuses longest; -1: all were taken
     retry_after_s: float = 0.0  # then a take of the same amounts succeeds if nobody else comes; inf: it never will
+    used: tuple[int, ...] = ()  # what is used of each charge now, with this take if it was one
+    over: tuple[int, ...] = ()  # indices of the charges in shadow mode that would have refused

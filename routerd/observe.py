@@ -86,11 +86,18 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "gauge", "Length of the endpoint's cooldown that runs now, or 0.", ("endpoint",), merge="max"
         ),
         "routerd_budget_rejections_total": Family("counter", "Requests refused by a budget.", ("budget", "scope", "mode")),
+        "routerd_budget_used_ratio": Family(
+            "gauge", "Largest share of the limit that is used, over all subjects seen.", ("budget", "scope", "mode"), merge="max"
+        ),
+        "routerd_budget_queue_depth": Family("gauge", "Requests that wait in line for a budget.", ("budget",)),
         "routerd_budget_table_overflows": Family(
             "gauge", "Charges that passed uncounted because the table of budgets was full, on this host.", merge="max"
         ),
         "routerd_tokens_total": Family(
             "counter", "Tokens as the upstream reported them.", ("route", "client", "provider", "token_type")
+        ),
+        "routerd_cost_usd_total": Family(
+            "counter", "What answers cost by the price of their target.", ("route", "client", "provider")
         ),
         "routerd_config_last_reload_successful": Family("gauge", "1 when the last reload was applied or changed nothing."),
         "routerd_config_last_reload_success_timestamp_seconds": Family("gauge", "When a generation last began to serve."),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,9 +26,9 @@ from routerd.attempt.verdict import RULES, Verdict, judge
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
 from routerd.graph import Backoff
 from routerd.health import View
-from routerd.messages import AttemptRecord, ModelRequest, WireResponse
+from routerd.messages import AttemptRecord, ModelRequest, Usage, WireResponse
 from routerd.plan import Planned
-from routerd.policy import Lease
+from routerd.policy import NOTHING, Lease, spent
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify, fault_error
 from routerd.wire.client import ClientDialect
@@ -41,9 +41,12 @@ MAX_COOLDOWN_S = 3600.0  # what an upstream may ask for at most; a typing error 
 
 
 class Reserve(Protocol):
-    """Takes the provider's own budgets for one attempt, or raises BudgetExceeded. None: there are none."""
+    """Takes the provider's own budgets for one attempt, or raises BudgetExceeded. None: there are none.
 
-    def __call__(self, planned: Planned, /) -> Lease | None: ...
+    Something to await: it has to wait, until `deadline_at_s` at most.
+    """
+
+    def __call__(self, planned: Planned, deadline_at_s: float, /) -> Lease | Awaitable[Lease] | None: ...
 
 
 @dataclass(slots=True)
@@ -97,7 +100,7 @@ class Attempts:
             if self.now() >= self._until_s(planned, deadline_at_s):  # its `total` has passed; another's may be longer
                 continue
             try:
-                lease = self.reserve(planned) if self.reserve is not None else None
+                lease = await self._reserved(self.reserve, planned, deadline_at_s) if self.reserve is not None else None
             except BudgetExceeded as exc:  # our own limit for this provider: as if it were not there
                 refused = exc
                 continue
@@ -123,13 +126,17 @@ class Attempts:
             )
         raise AttemptsExhausted(self.records, last)
 
-    def finish(self, answer: Answer, tokens_used: int | None) -> None:
-        """Give back what a good answer held. `tokens_used` None: the upstream did not say, the reservation stands."""
+    async def _reserved(self, reserve: Reserve, planned: Planned, deadline_at_s: float) -> Lease | None:
+        lease = reserve(planned, deadline_at_s)
+        return lease if lease is None or isinstance(lease, Lease) else await lease
+
+    def finish(self, answer: Answer, usage: Usage | None) -> None:
+        """Give back what a good answer held. `usage` None: the upstream did not say, the reservation stands."""
         now_s = self.now()
         self.health.end(answer.planned.endpoint.name)
         if answer.lease is not None:
-            if tokens_used is not None:
-                answer.lease.settle(tokens_used, now_s)
+            if usage is not None:
+                answer.lease.settle(spent(usage, answer.planned.target.price), now_s)
             answer.lease.release(now_s)
 
     def count_malformed(self, target: str, events: int) -> None:
@@ -171,7 +178,7 @@ class Attempts:
             if not kept:
                 self.health.end(planned.endpoint.name)
                 if lease is not None:
-                    lease.settle(0, self.now())
+                    lease.settle(NOTHING, self.now())
                     lease.release(self.now())
 
     def _record(self, planned: Planned) -> AttemptRecord:

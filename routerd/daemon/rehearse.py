@@ -17,7 +17,7 @@ from routerd.errors import BudgetExceeded, ErrorType, Forbidden, RequestError
 from routerd.graph import Client, Graph, Route
 from routerd.messages import ModelRequest, Taken
 from routerd.plan import Planned, Resolved, Resolver, RoutePlan, ThoughtAway
-from routerd.policy import Charge, allowed, charges, estimate_tokens, provider_charges, reserve
+from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estimate, provider_charges, reserve
 from routerd.wire import apply_params, encode_body, parse_request, prepare_body
 from routerd.wire.openai import max_tokens_of
 
@@ -110,8 +110,10 @@ class Stage:
         body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
         counters = _Used(question.used)
         asked = charges(self.graph, client=client, route=route, captured_model=question.model)
-        reserve(counters, asked, tokens=estimate_tokens(request.size_bytes, max_tokens_of(body)), now_s=0.0)
-        order = RoutePlan(self.graph, route).order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0)
+        compiled = RoutePlan(self.graph, route)
+        price = dearest(planned.target.price for planned in compiled.entries)
+        reserve(counters, Bill(asked), estimate(request.size_bytes, max_tokens_of(body), price), 0.0)
+        order = compiled.order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0)
         rungs = [Rung(planned, _step(route, planned)) for planned in order if planned.endpoint.name not in question.down]
         plan, refused = self._affordable(rungs, question, request, body, route)
         if not plan:
@@ -127,12 +129,13 @@ class Stage:
         """Return the rungs that the providers' budgets allow, and the last refusal: `attempt.loop` goes on to the next target."""
         plan: list[Rung] = []
         refused: BudgetExceeded | None = None
-        tokens = estimate_tokens(request.size_bytes, max_tokens_of(body))
         for rung in rungs:
             planned = rung.planned
-            asked = provider_charges(self.graph, planned.provider, planned.model, question.client, route)
+            where = (planned.provider, planned.endpoint.name)
+            asked = provider_charges(self.graph, where, planned.model, question.client, route)
+            need = estimate(request.size_bytes, max_tokens_of(body), planned.target.price)
             try:
-                reserve(_Used(question.used), asked, tokens=tokens, now_s=0.0)
+                reserve(_Used(question.used), Bill(asked), need, 0.0)
             except BudgetExceeded as exc:
                 refused = exc
             else:
@@ -140,12 +143,12 @@ class Stage:
         return plan, refused
 
 
-def refusals(asked: Sequence[Charge], used: Mapping[str, float], tokens: int) -> dict[str, str]:
+def refusals(asked: Sequence[Charge], used: Mapping[str, float], need: Need) -> dict[str, str]:
     """Return budget -> why it would refuse, of these charges taken one by one."""
     out: dict[str, str] = {}
     for charge in asked:
         try:
-            reserve(_Used(used), (charge,), tokens=tokens, now_s=0.0)
+            reserve(_Used(used), Bill((charge,)), need, 0.0)
         except BudgetExceeded as exc:
             out[charge.budget.name] = exc.message
     return out
@@ -162,9 +165,13 @@ class _Used:
     def take(self, asked: Sequence[Charge], amounts: Sequence[int], _now_s: float, /) -> Taken:
         """Refuse what does not fit beside the part that is used."""
         for i, (charge, amount) in enumerate(zip(asked, amounts, strict=True)):
-            if self._used.get(charge.budget.name, 0.0) * charge.limit + amount > charge.limit:
+            if charge.enforced and self.used(charge, 0.0) + amount > charge.limit:
                 return Taken((), i, charge.window_s or 1.0)
         return Taken(tuple((0, 0) for _ in asked))
+
+    def used(self, charge: Charge, _now_s: float, /) -> int:
+        """Return the part of the limit; the bucket of a budget with `burst` is empty."""
+        return 0 if charge.pace else round(self._used.get(charge.budget.name, 0.0) * charge.limit)
 
     def settle(self, _charge: Charge, _handle: tuple[int, int], _taken: int, _used: int, _now_s: float, /) -> None:
         """Keep nothing."""

@@ -199,6 +199,16 @@ class SystemPrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a million tokens cost, in nano-dollars (1e-9 USD): whole numbers, so that sums are exact. Cached input is input read
+    from the provider's cache."""
+
+    input_nano_usd: int = 0
+    output_nano_usd: int = 0
+    cached_input_nano_usd: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Provider (or one endpoint of it) + upstream model name. `model` may hold `{1}`, filled from the route's pattern."""
 
@@ -208,6 +218,7 @@ class Target:
     weight: int = 1
     params: Params = field(default_factory=Params)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    price: Price | None = None  # its own, or its route's
 
     @property
     def label(self) -> str:
@@ -253,18 +264,26 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """One limit. `kind`: requests | tokens | concurrency. `window_s` is 0 for concurrency.
+    """One limit. `kind`: requests | tokens | usd | concurrency; a limit in usd is kept in nano-dollars (1e-9 USD).
 
-    `scope`: global | client | model | provider: one counter in all, or one a subject. `models`: only requests whose upstream or
-    public model name matches one of these patterns are counted (empty: all).
+    Its window is `window_s` (sliding) or `calendar` (hour | day | week | month, UTC); concurrency has neither. `burst` (0: none):
+    besides, at most so many beyond the even rate limit / window_s. `scope`: global | client | model | provider | endpoint: one
+    counter in all, or one a subject. `models`: only requests whose upstream or public model name matches one of these patterns
+    are counted (empty: all). `queue_max` (0: none) requests may wait in line for `queue_wait_s`, in each worker. `shadow`: it
+    counts and reports, but never refuses.
     """
 
     name: str
     kind: str
     limit: int
     window_s: float = 0.0
+    calendar: str = ""
+    burst: int = 0
     scope: str = "global"
     models: tuple[Pattern, ...] = ()
+    queue_max: int = 0
+    queue_wait_s: float = 0.0
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,40 @@
 """May this request proceed? Pure: who calls, which models they may use, what their budgets still allow."""
 
 from routerd.policy.auth import ClientIndex, allowed
-from routerd.policy.budgets import Charge, Counters, Lease, charges, estimate_tokens, provider_charges, reserve
+from routerd.policy.budgets import (
+    NOTHING,
+    Counters,
+    Lease,
+    Need,
+    Settling,
+    admit,
+    amounts_of,
+    estimate,
+    reserve,
+    spent,
+    turned_away,
+)
+from routerd.policy.charge import Bill, Charge, charges, provider_charges
+from routerd.policy.price import cost_nano_usd, dearest
 
 __all__ = [
+    "NOTHING",
+    "Bill",
     "Charge",
     "ClientIndex",
     "Counters",
     "Lease",
+    "Need",
+    "Settling",
+    "admit",
     "allowed",
+    "amounts_of",
     "charges",
-    "estimate_tokens",
+    "cost_nano_usd",
+    "dearest",
+    "estimate",
     "provider_charges",
     "reserve",
+    "spent",
+    "turned_away",
 ]

@@ -28,6 +28,7 @@ from routerd.policy import Counters
 from routerd.server.chat import ModelCall
 from routerd.server.generation import Generation
 from routerd.server.intake import request_id_of
+from routerd.server.limits import UsedRatio
 from routerd.server.models import list_models, one_model
 from routerd.server.operations import OPERATIONS
 from routerd.server.protocol import DataServer, Reply
@@ -61,6 +62,7 @@ class Gateway:
             metrics=metrics,
             access=access,
         )
+        self._used_ratio = UsedRatio(counters, metrics)
         self._generation: Generation | None = None
         self._live: dict[int, Generation] = {}
         self._gauged: frozenset[str] = frozenset()  # the endpoints whose gauges are shown, and of which generations they are
@@ -104,6 +106,9 @@ class Gateway:
         metrics, now_s = self._shared.metrics, time.monotonic()
         metrics.gauge("routerd_budget_table_overflows").set(self._shared.counters.overflows)
         self._drop_gauges_of_the_gone()
+        self._shared.admission.publish_gauges()
+        if self._generation is not None:
+            self._used_ratio.publish(self._generation.charges, now_s)
         for name, state in self._shared.health.items():
             if name in self._gauged:
                 metrics.gauge("routerd_inflight_requests", name).set(state.inflight)

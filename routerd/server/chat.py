@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
 from routerd.attempt import Answer, Attempts, Ended, Lane
-from routerd.errors import AttemptsExhausted, BudgetExceeded, ErrorKind, ErrorType, Forbidden, RequestError, ShuttingDown
+from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, RequestError, ShuttingDown
 from routerd.graph import Client
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
 from routerd.plan import Planned
-from routerd.policy import Charge, Lease, allowed, estimate_tokens, reserve
+from routerd.policy import NOTHING, Lease, allowed, estimate, spent
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
+from routerd.server.limits import limit_fields
 from routerd.server.operations import Operation
 from routerd.server.protocol import ClientProtocol, ClientStream, Reply
 from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
@@ -162,16 +163,17 @@ class ModelCall:
             raise Forbidden(f"This key may not use the model '{request.model}'.", param="model")
         lane = self._lane = generation.lane(route)
         body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
-        now_s = time.monotonic()
-        charges = generation.charges(client, route, request.model)
-        if charges:
-            estimate = estimate_tokens(request.size_bytes, max_tokens_of(body))
-            self._lease = self._reserve(charges, estimate, now_s)
+        lease, now_s = self._reserve(lane, request, body), time.monotonic()
+        waited_s = 0.0
+        if lease is not None and not isinstance(lease, Lease):
+            lease = await lease
+            waited_s = time.monotonic() - now_s
+        self._lease = lease
         attempts = self._attempts = Attempts(
             lane=lane,
             request=request,
             body=body,
-            plan=self._planned_for(lane, resolved.captured, now_s),
+            plan=self._planned_for(lane, resolved.captured, now_s + waited_s),
             health=generation.health,
             rng=self._shared.rng,
             reserve=self._reserve_at_provider if generation.has_provider_budgets else None,
@@ -180,7 +182,7 @@ class ModelCall:
             now_unix=time.time,
             client_dialect=self._client_dialect,
         )
-        self._shared.before_upstream.observe(time.monotonic() - self._started_s)
+        self._shared.before_upstream.observe(time.monotonic() - self._started_s - waited_s)
         answer = await attempts.run()
         self._answered_at_s = time.monotonic()
         self._planned = answer.planned
@@ -200,7 +202,7 @@ class ModelCall:
     def _unary(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
         assert answer.decoded is not None
         usage = self._usage = answer.decoded.usage
-        attempts.finish(answer, usage.total_tokens if usage is not None else None)
+        attempts.finish(answer, usage)
         return self._reply(Reply(200, self._all_fields() + JSON_FIELD, answer.body))
 
     async def _stream(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
@@ -228,7 +230,7 @@ class ModelCall:
                 attempts.count_malformed(answer.planned.target.label, relay.scan.malformed)
             self._sent_bytes = relay.sent_bytes
             attempts.upstream_s = time.monotonic() - self._started_s
-            attempts.finish(answer, usage.total_tokens if usage is not None else None)
+            attempts.finish(answer, usage)
         if ended is not Ended.OK:
             self._interrupted(answer.planned, ended)
         if ended is Ended.CLIENT_STALLED and self._request.transport is not None:
@@ -242,20 +244,25 @@ class ModelCall:
         self._error_type = str(kinds.get(ended, ErrorType.UPSTREAM_STREAM_CUT))
         self._shared.metrics.counter("routerd_stream_interruptions_total", planned.target.label, ended.value).inc()
 
-    def _reserve_at_provider(self, planned: Planned) -> Lease | None:
-        assert self._wire is not None and self._attempts is not None and self._lane is not None
-        charges = self._generation.provider_charges(planned, self._client, self._lane.route)
-        if not charges:
+    def _reserve(self, lane: Lane, request: ModelRequest, body: Mapping[str, Any]) -> Lease | Awaitable[Lease] | None:
+        """Take what the request is charged before a target is chosen; None: nothing."""
+        bill = self._generation.bill(self._client, lane.route, request.model)
+        if not bill:
             return None
-        estimate = estimate_tokens(self._wire.size_bytes, max_tokens_of(self._attempts.body))
-        return self._reserve(charges, estimate, time.monotonic())
+        need = NOTHING
+        if bill.fixed is None:
+            need = estimate(request.size_bytes, max_tokens_of(body), self._generation.dearest(lane))
+        deadline_s = lane.route.failover.deadline_s
+        deadline_at_s = self._started_s + deadline_s if deadline_s is not None else float("inf")
+        return self._shared.admission.reserve(bill, need, deadline_at_s)
 
-    def _reserve(self, charges: Sequence[Charge], tokens: int, now_s: float) -> Lease:
-        try:
-            return reserve(self._shared.counters, charges, tokens=tokens, now_s=now_s)
-        except BudgetExceeded as exc:
-            self._shared.metrics.counter("routerd_budget_rejections_total", exc.budget, exc.scope, "enforce").inc()
-            raise
+    def _reserve_at_provider(self, planned: Planned, deadline_at_s: float) -> Lease | Awaitable[Lease] | None:
+        assert self._wire is not None and self._attempts is not None and self._lane is not None
+        bill = self._generation.provider_bill(planned, self._client, self._lane.route)
+        if not bill:
+            return None
+        need = estimate(self._wire.size_bytes, max_tokens_of(self._attempts.body), planned.target.price)
+        return self._shared.admission.reserve(bill, need, deadline_at_s)
 
     def _all_fields(self) -> str:
         """Return the header lines of this answer: those of every answer, and what routerd did."""
@@ -266,6 +273,9 @@ class ModelCall:
             fields = self._tally.fields
         else:
             fields = generation.fields(lane.route.name if lane is not None else "", planned)
+        if self._lease is not None and self._lease.bill.told:
+            told = limit_fields(self._lease.bill, self._lease.taken)
+            fields += "".join([f"{name}: {value}\r\n" for name, value in told.items()])
         if self._attempts is not None and self._attempts.records:
             fields += f"x-routerd-attempts: {self._attempts_text()}\r\n"
         if self._dropped:
@@ -299,10 +309,10 @@ class ModelCall:
         if lease is None:
             return
         now_s = time.monotonic()
-        if self._usage is not None:
-            lease.settle(self._usage.total_tokens, now_s)
-        elif self._planned is None:
-            lease.settle(0, now_s)
+        if self._planned is None:
+            lease.settle(NOTHING, now_s)
+        elif self._usage is not None:
+            lease.settle(spent(self._usage, self._planned.target.price), now_s)
         lease.release(now_s)
 
     def _account(self) -> None:

@@ -8,16 +8,18 @@ live here.
 from __future__ import annotations
 
 from routerd.attempt import Lane
-from routerd.graph import Client, Graph, Route
+from routerd.graph import Client, Graph, Price, Route
 from routerd.health import View
 from routerd.plan import Planned, Resolver
-from routerd.policy import Charge, ClientIndex, charges, provider_charges
+from routerd.policy import Bill, Charge, ClientIndex, charges, dearest, provider_charges
 from routerd.server.render import safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
 
 __all__ = ["Generation"]
 
+NO_BILL = Bill(())
+MAX_BILLS_CACHED = 20_000  # names that clients make up come to no end
 MAX_LANES_CACHED = 20_000  # more routes than that are compiled again when asked for
 
 
@@ -25,11 +27,13 @@ class Generation:
     """A graph with its lazily compiled lanes. `number` is what `x-routerd-generation` says."""
 
     __slots__ = (
-        "_charges",
+        "_bills",
+        "_dearest",
         "_lanes",
-        "_provider_charges",
+        "_provider_bills",
         "_shared",
         "_tallies",
+        "charges",
         "clients",
         "graph",
         "has_provider_budgets",
@@ -48,12 +52,14 @@ class Generation:
         self.resolver.warm()
         self.clients = ClientIndex(graph.clients)
         self.has_provider_budgets = any(provider.budgets for provider in graph.providers.values()) or any(
-            budget.scope == "provider" for budget in graph.budgets.values()
+            budget.scope in ("provider", "endpoint") for budget in graph.budgets.values()
         )
         self._shared = shared
         self._lanes: dict[str, Lane] = {}
-        self._charges: dict[tuple[str, str], tuple[Charge, ...]] = {}
-        self._provider_charges: dict[tuple[str, str, int], tuple[Charge, ...]] = {}
+        self.charges: dict[bytes, Charge] = {}  # every one that was charged, by key
+        self._bills: dict[tuple[str, ...], Bill] = {}
+        self._provider_bills: dict[tuple[str, str, int, str], Bill] = {}
+        self._dearest: dict[str, Price | None] = {}
         self._tallies: dict[tuple[str, str, str, int], Tally] = {}
 
     def lane(self, route: Route) -> Lane:
@@ -65,28 +71,45 @@ class Generation:
             lane = self._lanes[route.name] = Lane(self.graph, route, self._shared, self._shared.metrics)
         return lane
 
-    def charges(self, client: Client | None, route: Route, asked: str) -> tuple[Charge, ...]:
+    def bill(self, client: Client | None, route: Route, asked: str) -> Bill:
         """Return the budgets of the client and the route that this request counts against."""
         if not route.budgets and (client is None or not client.budgets):
-            return ()
+            return NO_BILL
+        key: tuple[str, ...] = (client.name if client is not None else "", route.name)
         if route.pattern is not None:  # a budget's own model filter may look at the asked name
-            return charges(self.graph, client=client, route=route, captured_model=asked)
-        key = (client.name if client is not None else "", route.name)
-        found = self._charges.get(key)
+            key = (*key, asked)
+        found = self._bills.get(key)
         if found is None:
-            found = self._charges[key] = charges(self.graph, client=client, route=route, captured_model=asked)
+            found = self._prepared(charges(self.graph, client=client, route=route, captured_model=asked))
+            if len(self._bills) >= MAX_BILLS_CACHED:
+                self._bills.clear()
+            self._bills[key] = found
         return found
 
-    def provider_charges(self, planned: Planned, client: Client | None, route: Route) -> tuple[Charge, ...]:
+    def provider_bill(self, planned: Planned, client: Client | None, route: Route) -> Bill:
         """Return what an attempt at this provider counts against, besides what the request does."""
-        if "{" in planned.target.model:  # a budget's own model filter may look at the upstream's name
-            return provider_charges(self.graph, planned.provider, planned.model, client, route)
-        key = (client.name if client is not None else "", route.name, planned.index)
-        found = self._provider_charges.get(key)
+        key = (client.name if client is not None else "", route.name, planned.index, planned.model)
+        found = self._provider_bills.get(key)
         if found is None:
-            found = provider_charges(self.graph, planned.provider, planned.model, client, route)
-            self._provider_charges[key] = found
+            where = (planned.provider, planned.endpoint.name)
+            found = self._prepared(provider_charges(self.graph, where, planned.model, client, route))
+            if len(self._provider_bills) >= MAX_BILLS_CACHED:
+                self._provider_bills.clear()
+            self._provider_bills[key] = found
         return found
+
+    def dearest(self, lane: Lane) -> Price | None:
+        """Return the highest price of all that may answer: what a request is reserved at before a target is chosen."""
+        name = lane.route.name
+        if name not in self._dearest:
+            self._dearest[name] = dearest(planned.target.price for planned in lane.plan.entries)
+        return self._dearest[name]
+
+    def _prepared(self, found: tuple[Charge, ...]) -> Bill:
+        if not found:
+            return NO_BILL
+        self.charges.update((charge.key, charge) for charge in found)
+        return Bill(found, tell=self.graph.response_headers)
 
     def tally(self, operation: str, route: str, client: str, planned: Planned) -> Tally:
         """Return the cells of requests of this kind."""

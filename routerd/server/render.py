@@ -24,7 +24,8 @@ JSON_FIELD = "content-type: application/json\r\n"
 EVENT_STREAM_FIELDS = "content-type: text/event-stream\r\ncache-control: no-cache\r\n"
 _EXPOSED = (
     "x-request-id, retry-after, x-should-retry, x-routerd-generation, x-routerd-route, x-routerd-target, x-routerd-attempts, "
-    "x-routerd-dropped, x-routerd-error-source"
+    "x-routerd-dropped, x-routerd-error-source, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _CONTROLS = dict.fromkeys([*range(0x20), 0x7F], "?")
 

@@ -13,6 +13,7 @@ from routerd.attempt import Relay, Ticker
 from routerd.health import Health
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
+from routerd.server.admission import Admission
 from routerd.upstream import Upstreams
 
 __all__ = ["RequestIds", "Shared"]
@@ -55,9 +56,11 @@ class Shared:
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)
     ids: RequestIds = field(default_factory=RequestIds)
+    admission: Admission = field(init=False)
     before_upstream: HistogramCell = field(init=False)
     after_upstream: HistogramCell = field(init=False)
 
     def __post_init__(self) -> None:
+        self.admission = Admission(self.loop, self.counters, self.metrics)
         self.before_upstream = self.metrics.histogram("routerd_overhead_seconds", "before_upstream")
         self.after_upstream = self.metrics.histogram("routerd_overhead_seconds", "after_upstream")

@@ -1,29 +1,38 @@
 """Counters shared by the processes of one host, without a service: exact over N workers.
 
 What is stored is only what was used; the limit comes with each call, so a changed limit applies at once: what remains is
-max(0, limit - used). A charge with a window is counted in a sliding window; one without (`window_s` 0) is held until it is given
-back, in a column of the worker's own, so that `drop_worker` can return what a dead worker held.
+max(0, limit - used). A charge is counted in a bucket that drains, in a calendar window, in a sliding window (modules `pace`,
+`calendar`, `window`), or is held until it is given back, in a column of the worker's own, so that `drop_worker` can return what a
+dead worker held. Calendar windows follow the wall clock, all else the monotonic one that callers pass in.
 A full table lets a charge pass uncounted (its handle names slot 0) and counts that in `overflows`: keys come from the
 configuration, so a table that is too small is the operator's mistake, and must not refuse the traffic of everybody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from routerd.messages import Taken
-from routerd.state import window
-from routerd.state.table import DATA, OVERFLOWS, WIDTH, Table
+from routerd.state import calendar, pace, window
+from routerd.state.calendar import CALENDAR
+from routerd.state.pace import PACED, PARTS
+from routerd.state.table import DATA, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
 
 SLOTS = 16384
 WORKERS = 33  # columns that fit where a window has its buckets: more workers cost memory a slot
 HELD_RETRY_S = 1.0  # nobody knows when a running request ends
+MOST = 1 << 62  # shadow mode may fill a bucket without end; a word holds no more
 TRIES = 8  # a slot may be taken over between finding and locking it, only in a full table
 
 
 class Meter(Protocol):
-    """What is counted: a 16-byte digest of the identity, and the limit as the configuration has it now."""
+    """What is counted: a 16-byte digest of the identity, and the limit and window as the configuration has them now.
+
+    `drain_s` > 0: a bucket of `limit` that drains in so long; else `calendar` (hour | day | week | month), else `window_s` > 0,
+    else held. Not `enforced`: counted whatever the limit.
+    """
 
     @property
     def key(self) -> bytes: ...
@@ -34,24 +43,37 @@ class Meter(Protocol):
     @property
     def window_s(self) -> float: ...
 
+    @property
+    def calendar(self) -> str: ...
+
+    @property
+    def drain_s(self) -> float: ...
+
+    @property
+    def enforced(self) -> bool: ...
+
 
 class LocalCounters:
     """The counters as one worker sees them. One thread; any number of processes."""
 
-    __slots__ = ("_table", "_widths", "_words", "_worker")
+    __slots__ = ("_periods", "_table", "_unix", "_widths", "_words", "_worker")
 
-    def __init__(self, table: Table, worker: int) -> None:
+    def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time) -> None:
         if not 0 <= worker < table.workers:
             raise ValueError(f"worker {worker} of {table.workers}")
         self._table = table
         self._words = table.words
         self._worker = worker
-        self._widths: dict[float, int] = {0.0: 0}
+        self._unix = unix
+        self._widths: dict[float, int] = {}
+        self._periods: dict[str, tuple[int, int]] = {}
 
     @classmethod
-    def create(cls, *, slots: int = SLOTS, workers: int = WORKERS, worker: int = 0) -> LocalCounters:
+    def create(
+        cls, *, slots: int = SLOTS, workers: int = WORKERS, worker: int = 0, unix: Callable[[], float] = time.time
+    ) -> LocalCounters:
         """Make an empty table; hand `fd` to the workers, which `attach`."""
-        return cls(Table.create(slots, workers), worker)
+        return cls(Table.create(slots, workers), worker, unix)
 
     @classmethod
     def attach(cls, fd: int, *, worker: int) -> LocalCounters:
@@ -78,23 +100,35 @@ class LocalCounters:
         now_us = int(now_s * 1e6)
         bases = self._lock(meters, now_us) if len(meters) != 1 else (self._lock_one(meters[0], now_us),)
         try:
+            used: list[int] = []
+            over: tuple[int, ...] = ()
             refused, longest = -1, 0.0
             for i, base in enumerate(bases):
-                if base:
-                    wait = self._wait_s(meters[i], base, amounts[i], now_us)
+                meter = meters[i]
+                have = self._used_now(meter, base, now_us) if base else 0
+                used.append(have)
+                if have + amounts[i] > meter.limit and base:
+                    if not meter.enforced:
+                        over += (i,)
+                        continue
+                    wait = self._wait_s(meter, base, amounts[i], now_us)
                     if wait > longest:
                         refused, longest = i, wait
             if refused >= 0:
-                return Taken((), refused, longest)
-            return Taken(tuple([self._add(base, amount) for base, amount in zip(bases, amounts, strict=True)]))
+                return Taken((), refused, longest, tuple(used), over)
+            handles = tuple([self._add(*entry, now_us) for entry in zip(meters, bases, amounts, strict=True)])
+            return Taken(handles, -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
         finally:
             for base in bases:
                 if base:
                     self._table.unlock(base)
 
     def settle(self, meter: Meter, handle: tuple[int, int], taken: int, used: int, now_s: float) -> None:
-        """Correct what a windowed take counted to what was really used. More than taken is added, whatever the limit."""
-        base, stamp_us = handle
+        """Correct what a take counted to what was really used. More than taken is added, whatever the limit.
+
+        The slot may have got another window since: what the take left there is found by its stamp, or stays.
+        """
+        base, stamp = handle
         if not base or taken == used:
             return
         now_us = int(now_s * 1e6)
@@ -102,11 +136,22 @@ class LocalCounters:
         if not base:
             return
         try:
-            if used < taken:
-                window.subtract(self._words, base, stamp_us, taken - used)
-            else:
-                window.advance(self._words, base, self._width(meter.window_s), now_us)
-                window.add(self._words, base, used - taken)
+            words, width, less = self._words, self._words[base + WIDTH], taken - used
+            if width == PACED:
+                if less > 0:
+                    pace.subtract(words, base, less)
+                else:
+                    self._add(meter, base, -less, now_us)
+            elif width == CALENDAR:
+                if less < 0:
+                    words[base + TOTAL] -= less
+                elif stamp < 0:
+                    calendar.subtract(words, base, stamp, less)
+            elif less < 0:
+                window.advance(words, base, width, now_us)
+                window.add(words, base, -less)
+            elif stamp >= 0:
+                window.subtract(words, base, stamp, less)
         finally:
             self._table.unlock(base)
 
@@ -124,11 +169,7 @@ class LocalCounters:
             return 0
         self._table.lock(base)
         try:
-            if not self._table.holds(base, meter.key):
-                return 0
-            if not meter.window_s:
-                return self._table.columns(base)
-            return window.advance(self._words, base, self._width(meter.window_s), int(now_s * 1e6))
+            return self._used_now(meter, base, int(now_s * 1e6)) if self._table.holds(base, meter.key) else 0
         finally:
             self._table.unlock(base)
 
@@ -182,37 +223,79 @@ class LocalCounters:
         return [0] * len(meters)
 
     def _insert(self, meter: Meter, now_us: int) -> int:
-        return self._table.insert(meter.key, self._width(meter.window_s), lambda base: self._idle(base, now_us))
+        return self._table.insert(meter.key, self._form(meter), lambda base: self._idle(base, now_us))
+
+    def _used_now(self, meter: Meter, base: int, now_us: int) -> int:
+        """Bring the slot to this moment and to the meter's window; return what is used."""
+        words = self._words
+        if meter.window_s:
+            if words[base + WIDTH] == CALENDAR and calendar.is_idle(words, base, self._unix()):
+                words[base + TOTAL] = 0
+            return window.advance(words, base, self._form(meter), now_us)
+        if meter.calendar:
+            unix_s = int(self._unix())
+            return calendar.advance(words, base, self._period(meter.calendar, unix_s), unix_s, now_us)
+        if meter.drain_s:
+            return -(-pace.level(words, base, meter.limit, meter.drain_s, now_us) // PARTS)
+        return self._table.columns(base)
 
     def _wait_s(self, meter: Meter, base: int, amount: int, now_us: int) -> float:
-        """Return 0.0 when the amount fits now, else how long until it may."""
-        width = self._width(meter.window_s)
-        if not width:
-            if self._table.columns(base) + amount <= meter.limit:
-                return 0.0
-            return HELD_RETRY_S if amount <= meter.limit else float("inf")
-        excess = window.advance(self._words, base, width, now_us) + amount - meter.limit
-        return window.wait_s(self._words, base, excess, now_us) if excess > 0 else 0.0
+        """Return how long until the amount, which does not fit now, may; inf: never."""
+        words, limit = self._words, meter.limit
+        if amount > limit:
+            return float("inf")
+        if meter.window_s:
+            return window.wait_s(words, base, words[base + TOTAL] + amount - limit, now_us)
+        if meter.calendar:
+            return max(0.001, words[base + HEAD] - self._unix())
+        if meter.drain_s:
+            full = pace.level(words, base, limit, meter.drain_s, now_us) + (amount - limit) * PARTS
+            return pace.wait_s(full, limit, meter.drain_s)
+        return HELD_RETRY_S
 
-    def _add(self, base: int, amount: int) -> tuple[int, int]:
+    def _add(self, meter: Meter, base: int, amount: int, now_us: int) -> tuple[int, int]:
+        """Count the amount in a slot that is up to date."""
         if not base:
             return (0, 0)
-        if self._words[base + WIDTH]:
-            return (base, window.add(self._words, base, amount))
-        self._words[base + DATA + self._worker] += amount
+        words = self._words
+        if meter.window_s:
+            return (base, window.add(words, base, amount))
+        if meter.calendar:
+            return (base, calendar.add(words, base, amount, int(self._unix())))
+        if meter.drain_s:
+            parts = min(MOST, pace.level(words, base, meter.limit, meter.drain_s, now_us) + amount * PARTS)
+            drained_us = now_us + int(parts * meter.drain_s * 1e6) // (meter.limit * PARTS) + 1
+            pace.put(words, base, parts, now_us, min(MOST, drained_us))
+        else:
+            words[base + DATA + self._worker] += amount
         return (base, 0)
 
     def _idle(self, base: int, now_us: int) -> bool:
         """Tell whether a slot may be given to another key: nothing in it counts any more."""
-        if not self._words[base + WIDTH]:
+        width = self._words[base + WIDTH]
+        if not width:
             return not self._table.columns(base)
+        if width == CALENDAR:
+            return calendar.is_idle(self._words, base, self._unix())
+        if width == PACED:
+            return pace.is_idle(self._words, base, now_us)
         return window.is_idle(self._words, base, now_us)
 
-    def _width(self, window_s: float) -> int:
-        """Return the bucket width, computed once a window length."""
+    def _form(self, meter: Meter) -> int:
+        """Return how the meter is counted, as a slot says it: the width of a bucket, CALENDAR, PACED, or 0: held."""
+        window_s = meter.window_s
+        if not window_s:
+            return CALENDAR if meter.calendar else PACED if meter.drain_s else 0
         width = self._widths.get(window_s)
         if width is None:
             if len(self._widths) > 1000:
-                self._widths = {0.0: 0}
+                self._widths.clear()
             width = self._widths[window_s] = window.width_us(window_s)
         return width
+
+    def _period(self, word: str, unix_s: int) -> tuple[int, int]:
+        """Return the bounds of the calendar's period, computed once a period."""
+        bounds = self._periods.get(word)
+        if bounds is None or not bounds[0] <= unix_s < bounds[1]:
+            bounds = self._periods[word] = calendar.period(word, unix_s)
+        return bounds

@@ -23,7 +23,7 @@ def width_us(window_s: float) -> int:
 
 def advance(words: memoryview[int], base: int, width: int, now_us: int) -> int:
     """Bring the slot to `now_us` and to this width; return what is used."""
-    if words[base + DIRTY]:
+    if words[base + DIRTY] and words[base + WIDTH] > 0:
         _repair(words, base, now_us)
     if words[base + WIDTH] != width:
         _resize(words, base, width, now_us)
@@ -96,11 +96,14 @@ def _expire(words: memoryview[int], base: int, bucket: int) -> None:
 def _resize(words: memoryview[int], base: int, width: int, now_us: int) -> None:
     """Take up a new window length. Each old bucket goes where its last moment lies: never out of the window too early."""
     old, ring = words[base + WIDTH], base + DATA
+    if old < 0:
+        _from_calendar(words, base, width, now_us)
+        return
     head = words[base + HEAD]
     used = [((b + 1) * old - 1, words[ring + b % BUCKETS]) for b in range(head - BUCKETS + 1, head + 1)]
     words[base + DIRTY] = TOTAL_IS_TRUE
     words[base + WIDTH] = width
-    _clear(words, base)
+    clear(words, base)
     head, total = now_us // width, 0
     for end_us, value in used:
         bucket = min(end_us, now_us) // width
@@ -112,11 +115,19 @@ def _resize(words: memoryview[int], base: int, width: int, now_us: int) -> None:
     words[base + DIRTY] = 0
 
 
+def _from_calendar(words: memoryview[int], base: int, width: int, now_us: int) -> None:
+    """Begin to slide: what a calendar window counts now leaves when the whole length has passed."""
+    words[base + DIRTY] = TOTAL_IS_TRUE
+    clear(words, base)
+    words[base + WIDTH] = width
+    _repair(words, base, now_us)
+
+
 def _repair(words: memoryview[int], base: int, now_us: int) -> None:
     """Make whole what a killed process left."""
     ring = base + DATA
     if words[base + DIRTY] == TOTAL_IS_TRUE:
-        _clear(words, base)
+        clear(words, base)
         head = now_us // words[base + WIDTH]
         words[base + HEAD] = head
         words[ring + head % BUCKETS] = words[base + TOTAL]
@@ -125,6 +136,7 @@ def _repair(words: memoryview[int], base: int, now_us: int) -> None:
     words[base + DIRTY] = 0
 
 
-def _clear(words: memoryview[int], base: int) -> None:
+def clear(words: memoryview[int], base: int) -> None:
+    """Empty the ring."""
     for cell in range(base + DATA, base + DATA + BUCKETS):
         words[cell] = 0

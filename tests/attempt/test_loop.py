@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,8 +14,9 @@ from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts, backoff_s
 from routerd.errors import AttemptsExhausted, BadRequest, BudgetExceeded, Delivery, ErrorKind, RequestError, UpstreamError
 from routerd.graph import Auth, Backoff, Failover, Graph, Params, Retry, Route, Secret, Timeouts
 from routerd.health import Health, View
-from routerd.messages import ModelRequest
+from routerd.messages import ModelRequest, Usage
 from routerd.plan import Planned, RoutePlan
+from routerd.policy import Lease, Need
 from routerd.upstream import Sink
 from tests.attempt.fakes import START_S, Clock, Script, broken, whole
 from tests.plan.build import graph, provider, route, target
@@ -40,14 +41,14 @@ def streams(*events: bytes) -> Callable[[Sink], None]:
     return whole(200, b"".join(events), STREAM)
 
 
-class FakeLease:
+class FakeLease(Lease):
     """Notes what happened to it."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def settle(self, tokens: int, now_s: float) -> None:
-        self.calls.append(tokens)
+    def settle(self, used: Need, now_s: float) -> None:
+        self.calls.append(used.tokens)
 
     def release(self, now_s: float) -> None:
         self.calls.append("released")
@@ -61,6 +62,7 @@ class Talk:
         self.graph = known or graph(asked)
         self.script = Script(asked, self.clock, asyncio.get_running_loop(), plays)
         self.health: View = Health().reconcile(self.graph, START_S)
+        self.waits = False
         self.leases: list[FakeLease] = []
         self.full: set[str] = set()  # providers whose own budget is used up
         self.slept: list[float] = []
@@ -79,11 +81,15 @@ class Talk:
             now_unix=lambda: 1.7e9,
         )
 
-    def reserve(self, planned: Planned) -> FakeLease:
+    def reserve(self, planned: Planned, deadline_at_s: float) -> FakeLease | Awaitable[FakeLease]:
         if planned.provider.name in self.full:
             raise BudgetExceeded(f"{planned.provider.name} is used up", retry_after_s=7.0)
         self.leases.append(FakeLease())
-        return self.leases[-1]
+        return self.later(self.leases[-1]) if self.waits else self.leases[-1]
+
+    async def later(self, lease: FakeLease) -> FakeLease:
+        await asyncio.sleep(0)
+        return lease
 
     async def sleep(self, length_s: float) -> None:
         self.slept.append(length_s)
@@ -439,9 +445,16 @@ async def test_a_good_answer_keeps_its_lease_until_finish(talk: Make, tokens: in
     answer = await t.attempts.run()
     assert [lease.calls for lease in t.leases] == [[0, "released"], []]
     assert (t.health.inflight("a"), t.health.inflight("b")) == (0, 1)
-    t.attempts.finish(answer, tokens)
+    t.attempts.finish(answer, Usage(input_tokens=4, output_tokens=tokens - 4) if tokens is not None else None)
     assert t.leases[1].calls == calls
     assert t.health.inflight("b") == 0
+
+
+async def test_a_reservation_that_waits_is_waited_for(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [GOOD]})
+    t.waits = True
+    answer = await t.attempts.run()
+    assert answer.lease is t.leases[0]
 
 
 # ── streams ──

@@ -241,3 +241,37 @@ def test_a_worker_pays_nothing_for_validators_and_a_good_file_little() -> None:
         "c.load(pathlib.Path('routes.yaml'), {}); assert 'jsonschema' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
+def test_a_budget_in_dollars_warns_about_targets_without_a_price(load_text: LoadText) -> None:
+    text = """
+version: 1
+providers: {a: {base_url: "http://a/v1"}, demo: {dialect: simulator}}
+models:
+  free: {budgets: [usd], chain: [a/x, a/y, demo/echo]}
+  paid: {budgets: [usd], price: {input_usd_per_mtok: 1, output_usd_per_mtok: 2.5}, chain: [a/z]}
+  other: {chain: [a/w]}
+budgets: {usd: {usd: 5, per: month}}
+"""
+    loaded = load_text(text)
+    assert [(p.code, p.path, p.message) for p in loaded.warnings] == [
+        ("no-price", "budgets.usd", "budget 'usd' counts nothing for what has no price: a/x, a/y")
+    ]
+    assert loaded.graph.budgets["usd"].limit == 5_000_000_000
+    (step,) = loaded.graph.routes["paid"].chain
+    price = step.targets[0].price
+    assert price is not None
+    assert (price.input_nano_usd, price.output_nano_usd, price.cached_input_nano_usd) == (10**9, 2_500_000_000, 10**9)
+
+
+def test_a_target_has_its_own_price_or_its_models(load_text: LoadText) -> None:
+    text = """
+version: 1
+providers: {a: {base_url: "http://a/v1"}}
+models:
+  m:
+    price: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}
+    chain: [a/x, {provider: a, model: y, price: {input_usd_per_mtok: 7, output_usd_per_mtok: 7}}, {provider: a, model: z}]
+"""
+    chain = load_text(text).graph.routes["m"].chain
+    assert [step.targets[0].price.input_nano_usd // 10**9 for step in chain if step.targets[0].price] == [1, 7, 1]

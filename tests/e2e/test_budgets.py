@@ -152,3 +152,101 @@ async def test_a_reload_never_refills_a_budget(daemon: Start, upstream: Upstream
     running.write(text.replace("requests: 5", "requests: 6"))
     await running.generation(3)
     assert [(await fetch(running, CHAT, ask())).status for _ in range(2)] == [200, 429]
+
+
+async def waiting(running: Daemon, count: int) -> bool:
+    """Tell whether so many requests wait in line."""
+    return sum(v for k, v in (await running.metrics()).items() if k.startswith("routerd_budget_queue_depth")) == count
+
+
+async def test_who_waits_in_line_is_served_when_a_slot_is_free(daemon: Start, upstream: Upstream) -> None:
+    gate = asyncio.Event()
+    upstream.script(answers.stream(["a"], gates=[gate]))
+    upstream.always(answers.reply())
+    queue = "queue: {max: 2, wait: 20s}"
+    running = daemon(routes(upstream.url, f"  one: {{concurrency: 1, {queue}}}", "one"))
+    held = asyncio.create_task(fetch(running, CHAT, ask(stream=True)))
+    await upstream.received(1)
+    line = [asyncio.create_task(fetch(running, CHAT, ask())) for _ in range(2)]
+    await until(lambda: waiting(running, 2))
+    refused = await fetch(running, CHAT, ask())
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert "2 wait already" in refused.error["message"]
+    gate.set()
+    assert [(await task).status for task in line] == [200, 200]
+    assert (await held).events()[-1] == "[DONE]"
+    assert await waiting(running, 0)
+
+
+async def test_a_line_in_front_of_a_provider_is_left_by_a_client_that_goes(daemon: Start, upstream: Upstream) -> None:
+    upstream.script(answers.hang)
+    upstream.always(answers.reply())
+    text = routes(upstream.url, "  slots: {concurrency: 1, scope: endpoint, queue: {max: 1, wait: 20s}}", "")
+    running = daemon(text.replace("auth: {type: none}}", "auth: {type: none}, budgets: [slots]}"))
+    async with RawClient(running) as first:
+        await first.send(head_of(CHAT, json.dumps(ask()).encode()))
+        await upstream.received(1)
+        async with RawClient(running) as second:
+            await second.send(head_of(CHAT, json.dumps(ask()).encode()))
+
+            await until(lambda: waiting(running, 1))
+            assert (await fetch(running, CHAT, ask())).status == 429
+        await until(lambda: waiting(running, 0))
+        third = asyncio.create_task(fetch(running, CHAT, ask()))
+    assert (await third).status == 200
+
+
+async def test_shadow_mode_counts_and_lets_pass(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "  trial: {requests: 4, per: day, mode: shadow}", "trial"))
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(6)] == [200] * 6
+    samples = await running.metrics()
+    assert samples['routerd_budget_rejections_total{budget="trial",mode="shadow",scope="global"}'] == 2
+    assert samples['routerd_budget_used_ratio{budget="trial",mode="shadow",scope="global"}'] == 1.5
+
+
+async def test_dollars_are_settled_to_the_price_of_what_answered(daemon: Start, upstream: Upstream) -> None:
+    """An answer of 11 and 3 tokens costs 11 * 100 + 3 * 200 = 1700 micro-dollars; the estimate is far more."""
+    upstream.always(answers.reply())
+    price = "price: {input_usd_per_mtok: 100, output_usd_per_mtok: 200}"
+    text = routes(upstream.url, "  purse: {usd: 0.01, per: month}", "purse").replace("chain:", f"{price}, chain:")
+    running = daemon(text)
+    got = [await fetch(running, CHAT, ask(max_tokens=3)) for _ in range(8)]
+    passed = [answer for answer in got if answer.status == 200]
+    assert 3 <= len(passed) <= 5  # each needs an estimate's room, and leaves 1700 micro-dollars
+    assert got[-1].error["message"].startswith("Budget 'purse' allows 0.01 USD in a calendar month (UTC); retry in ")
+    cost = (await running.metrics())['routerd_cost_usd_total{client="_anonymous",provider="up",route="m"}']
+    assert cost == pytest.approx(0.0017 * len(passed))
+
+
+async def test_a_burst_comes_at_once_and_no_more(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "  b: {requests: 60, per: 1h, burst: 3}", "b"), args=["--workers", "2"])
+    got = await asyncio.gather(*(fetch(running, CHAT, ask()) for _ in range(12)))
+    assert sorted(answer.status for answer in got) == [200] * 3 + [429] * 9
+    refused = next(answer for answer in got if answer.status == 429)
+    assert "'b' allows 60 requests in 1h, 3 requests at once over that rate; retry in " in refused.error["message"]
+    assert 50 <= int(refused.headers["retry-after"]) <= 60
+
+
+async def test_answers_say_what_is_left_to_the_client(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    budgets = "  two: {requests: 2, per: 6m, scope: client}\n  all: {requests: 9, per: 1h}\n"
+    budgets += "  t: {tokens: 100000, per: 1h, scope: client}"
+    clients = "clients: {a: {key: sk-a, budgets: [two, t, all]}, b: {key: sk-b, budgets: [two]}}"
+    text = routes(upstream.url, budgets, "", clients)
+    running = daemon(text)
+    a, b = {"authorization": "Bearer sk-a"}, {"authorization": "Bearer sk-b"}
+    got = [await fetch(running, CHAT, ask(), headers=a) for _ in range(3)]
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in got] == ["1", "0", "0"]
+    assert {answer.headers["x-ratelimit-limit-requests"] for answer in got} == {"2"}
+    assert got[0].headers["x-ratelimit-reset-requests"] == "6m0s"
+    assert got[0].headers["x-ratelimit-limit-tokens"] == "100000"
+    assert (got[2].status, got[2].headers["x-routerd-error-source"]) == (429, "routerd")
+    assert got[2].headers["retry-after"]
+    other = await fetch(running, CHAT, ask(), headers=b)
+    assert other.headers["x-ratelimit-remaining-requests"] == "1"
+    running.write(text + "response_headers: false\n")
+    await running.generation(2)
+    for key in (a, b):
+        assert not [name for name in (await fetch(running, CHAT, ask(), headers=key)).headers if name.startswith("x-ratelimit")]

@@ -9,8 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.errors import BudgetExceeded
-from routerd.graph import Budget, Client, Graph, Pattern, Route
-from routerd.policy import Charge, Counters, Lease, charges, estimate_tokens, provider_charges, reserve
+from routerd.graph import Budget, Client, Graph, Pattern, Price, Route
+from routerd.messages import Usage
+from routerd.policy import (
+    NOTHING,
+    Bill,
+    Charge,
+    Counters,
+    Lease,
+    Need,
+    charges,
+    cost_nano_usd,
+    dearest,
+    estimate,
+    provider_charges,
+    reserve,
+    spent,
+)
 from routerd.policy.budgets import OUTPUT_TOKENS
 from routerd.state import LocalCounters
 from tests.plan.build import graph, provider, route
@@ -88,7 +103,7 @@ def provider_case() -> tuple[Graph, Route]:
 def test_a_provider_is_charged_its_own_budgets_and_those_of_its_scope() -> None:
     g, r = provider_case()
     assert [c.budget.name for c in charges(g, client=None, route=r, captured_model="public")] == []
-    found = provider_charges(g, g.providers["p"], "up", client("ann", "per-provider"), r)
+    found = provider_charges(g, (g.providers["p"], "p"), "up", client("ann", "per-provider"), r)
     assert [(c.budget.name, c.subject) for c in found] == [
         ("own", "p"),
         ("per-model", "public"),
@@ -99,8 +114,8 @@ def test_a_provider_is_charged_its_own_budgets_and_those_of_its_scope() -> None:
 
 def test_a_provider_budget_with_a_filter_counts_the_upstream_name() -> None:
     g, _ = provider_case()
-    assert "free" in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek/r1:free", None)]
-    assert "free" not in [c.budget.name for c in provider_charges(g, g.providers["p"], "deepseek", None)]
+    assert "free" in [c.budget.name for c in provider_charges(g, (g.providers["p"], "p"), "deepseek/r1:free", None)]
+    assert "free" not in [c.budget.name for c in provider_charges(g, (g.providers["p"], "p"), "deepseek", None)]
 
 
 @given(st.lists(st.tuples(st.text(max_size=4), st.sampled_from(["client", "model"]), st.text(max_size=4)), max_size=20))
@@ -116,7 +131,7 @@ def test_another_limit_or_window_is_the_same_counter_another_kind_is_not() -> No
 
 
 def lease_on(counters: Counters, *which: Budget, tokens: int = 1) -> Lease:
-    return reserve(counters, [Charge(b, "") for b in which], tokens=tokens, now_s=NOW)
+    return reserve(counters, Bill(Charge(b, "") for b in which), Need(tokens), NOW)
 
 
 def used(counters: LocalCounters, b: Budget) -> int:
@@ -125,7 +140,7 @@ def used(counters: LocalCounters, b: Budget) -> int:
 
 def test_no_budget_no_limit(counters: LocalCounters) -> None:
     lease = lease_on(counters)
-    lease.settle(10**9, NOW)
+    lease.settle(Need(10**9), NOW)
     lease.release(NOW)
 
 
@@ -145,7 +160,7 @@ def test_a_refusal_says_what_is_allowed_and_when_to_come_back(counters: LocalCou
     assert (error.status, error.code) == (429, "budget_exceeded")
     assert error.message == "Budget 'b' allows 1 requests in 1m; retry in 62 s."
     assert error.retry_after_s == pytest.approx(61.9, abs=1.0)
-    reserve(counters, [Charge(budget("b", limit=1), "")], tokens=0, now_s=NOW + (error.retry_after_s or 0.0))
+    reserve(counters, Bill([Charge(budget("b", limit=1), "")]), NOTHING, NOW + (error.retry_after_s or 0.0))
 
 
 def test_a_request_larger_than_the_budget_is_not_told_to_come_back(counters: LocalCounters) -> None:
@@ -165,14 +180,14 @@ def test_a_refusal_for_one_client_tells_nothing_of_another(counters: LocalCounte
 
 def test_real_usage_takes_the_place_of_the_estimate(counters: LocalCounters) -> None:
     tokens, requests = budget("t", "tokens", 1000), budget("r")
-    lease_on(counters, tokens, requests, tokens=500).settle(120, NOW)
+    lease_on(counters, tokens, requests, tokens=500).settle(Need(120), NOW)
     assert (used(counters, tokens), used(counters, requests)) == (120, 1)
 
 
 def test_a_failed_request_gives_its_tokens_back_and_stays_counted(counters: LocalCounters) -> None:
     tokens, requests = budget("t", "tokens", 1000), budget("r")
     lease = lease_on(counters, tokens, requests, tokens=500)
-    lease.settle(0, NOW)
+    lease.settle(Need(0), NOW)
     lease.release(NOW)
     assert (used(counters, tokens), used(counters, requests)) == (0, 1)
 
@@ -193,7 +208,7 @@ def test_only_the_first_settle_and_the_first_release_count(calls: list[int | Non
         if call is None:
             lease.release(NOW)
         else:
-            lease.settle(call, NOW)
+            lease.settle(Need(call), NOW)
     settled = [call for call in calls if call is not None]
     assert used(counters, tokens) == (settled[0] if settled else 100)
     assert used(counters, slots) == (1 if None in calls else 2)
@@ -206,4 +221,91 @@ def test_only_the_first_settle_and_the_first_release_count(calls: list[int | Non
     [(0, 0, 1), (4, 0, 1), (5, 10, 12), (400, None, 100 + OUTPUT_TOKENS), (400, -5, 100)],
 )
 def test_the_estimate_is_the_body_and_the_answer(size_bytes: int, max_tokens: int | None, tokens: int) -> None:
-    assert estimate_tokens(size_bytes, max_tokens) == tokens
+    assert estimate(size_bytes, max_tokens) == Need(tokens)
+
+
+# ── kinds and forms ──
+
+PRICE = Price(input_nano_usd=2_500_000_000, output_nano_usd=10_000_000_000, cached_input_nano_usd=1_250_000_000)
+
+
+def test_what_tokens_cost_is_exact_in_nano_dollars_and_rounded_up() -> None:
+    assert cost_nano_usd(Usage(input_tokens=1_000_000, output_tokens=1_000_000), PRICE) == 12_500_000_000
+    assert cost_nano_usd(Usage(input_tokens=1_000_000, cached_tokens=400_000), PRICE) == 2_000_000_000
+    assert cost_nano_usd(Usage(input_tokens=1), Price(input_nano_usd=1)) == 1
+    assert cost_nano_usd(Usage(input_tokens=9), None) == 0
+    assert cost_nano_usd(Usage(input_tokens=1, cached_tokens=5), PRICE) == 1250  # more cached than given: no credit
+
+
+def test_what_a_request_may_cost_is_the_dearest_of_its_targets() -> None:
+    cheap = Price(input_nano_usd=1, output_nano_usd=9, cached_input_nano_usd=7)
+    most = dearest([None, cheap, Price(input_nano_usd=3, output_nano_usd=2)])
+    assert most == Price(input_nano_usd=7, output_nano_usd=9)
+    assert dearest([None]) is None
+
+
+def test_dollars_are_reserved_by_estimate_and_settled_by_real_usage(counters: LocalCounters) -> None:
+    usd = budget("u", "usd", 10**9)
+    need = estimate(400, 100, PRICE)
+    assert need == Need(200, 100 * 2500 + 100 * 10_000)
+    lease = reserve(counters, Bill([Charge(usd, "")]), need, NOW)
+    assert used(counters, usd) == 1_250_000
+    lease.settle(spent(Usage(input_tokens=10, output_tokens=1), PRICE), NOW)
+    assert used(counters, usd) == 35_000
+
+
+def test_a_refusal_of_dollars_and_calendars_says_so(counters: LocalCounters) -> None:
+    usd = Budget(name="m", kind="usd", limit=50_500_000_000, calendar="month")
+    with pytest.raises(BudgetExceeded) as caught:
+        reserve(counters, Bill([Charge(usd, "")]), Need(0, 10**12), NOW)
+    assert caught.value.message == "Budget 'm' allows 50.5 USD in a calendar month (UTC); this request alone needs more."
+
+
+def test_a_budget_with_burst_is_its_window_and_a_bucket(counters: LocalCounters) -> None:
+    b = Budget(name="b", kind="requests", limit=600, window_s=60.0, burst=5)
+    r = route("m", "p/x", budgets=("b",))
+    bill = Bill(charges(graph(r, budgets=(b,)), client=None, route=r, captured_model="m"))
+    assert [c.pace for c in bill.charges] == [False, True]
+    for _ in range(5):
+        reserve(counters, bill, NOTHING, NOW)
+    with pytest.raises(BudgetExceeded) as caught:
+        reserve(counters, bill, NOTHING, NOW)
+    assert caught.value.message == "Budget 'b' allows 600 requests in 1m, 5 requests at once over that rate; retry in 1 s."
+    assert caught.value.retry_after_s == pytest.approx(0.1, abs=1e-4)
+    assert counters.used(bill.charges[0], NOW) == 5
+    reserve(counters, bill, NOTHING, NOW + caught.value.retry_after_s)
+
+
+def test_shadow_mode_counts_and_reports_and_never_refuses(counters: LocalCounters) -> None:
+    shadow = Budget(name="s", kind="requests", limit=1, window_s=60.0, shadow=True)
+    bill = Bill([Charge(budget("hard", limit=3), ""), Charge(shadow, "")])
+    assert [reserve(counters, bill, NOTHING, NOW).taken.over for _ in range(3)] == [(), (1,), (1,)]
+    assert used(counters, shadow) == 3
+    with pytest.raises(BudgetExceeded, match="'hard'"):
+        reserve(counters, bill, NOTHING, NOW)
+    assert used(counters, shadow) == 3
+
+
+def test_an_endpoint_is_a_subject_of_its_own() -> None:
+    r = route("m", "p/x", budgets=("e",))
+    g = graph(r, providers=(provider("p"),), budgets=(budget("e", "concurrency", 4, "endpoint"),))
+    assert charges(g, client=None, route=r, captured_model="m") == ()
+    found = provider_charges(g, (g.providers["p"], "gpu-a"), "x", None, r)
+    assert [(c.budget.name, c.subject) for c in found] == [("e", "gpu-a")]
+
+
+def test_only_windows_of_the_client_alone_may_be_shown_to_it() -> None:
+    own, tokens, shared = budget("own", scope="client"), budget("t", "tokens", 9, "client"), budget("all")
+    made = [Charge(b, "ann") for b in (shared, own, tokens)]
+    assert Bill(made).told == (1, 2)
+    assert Bill(made, tell=False).told == ()
+
+
+def test_a_lease_says_when_it_frees_something(counters: LocalCounters) -> None:
+    calls: list[str] = []
+    for b in (budget("s", "concurrency", 1), budget("r")):
+        lease = lease_on(counters, b)
+        lease.freed = lambda: calls.append("freed")
+        lease.release(NOW)
+        lease.release(NOW)
+    assert calls == ["freed"]

@@ -15,6 +15,9 @@ class Budget:
     name: str
     limit: int
     window_s: float = 3600.0
+    calendar: str = ""
+    drain_s: float = 0.0
+    enforced: bool = True
 
     @property
     def key(self) -> bytes:

@@ -1,4 +1,4 @@
-"""`clients:` and `budgets:` to records. A key is hashed here and goes no further."""
+"""`clients:` to records. A key is hashed here and goes no further."""
 
 from __future__ import annotations
 
@@ -9,30 +9,7 @@ from typing import Any
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
 from routerd.config.tree import Path
-from routerd.graph import Budget, Client, Pattern
-
-
-def compile_budgets(build: Build) -> dict[str, Budget]:
-    """Compile all budgets."""
-    return {name: _budget(build, name, body) for name, body in build.entries("budgets")}
-
-
-def _budget(build: Build, name: str, body: Mapping[str, Any]) -> Budget:
-    path: Path = ("budgets", name)
-    kind = next(word for word in ("requests", "tokens", "concurrency") if word in body)
-    window_s = 0.0
-    if kind != "concurrency":
-        window_s = build.seconds((*path, "per"), body["per"]) or 0.0
-    elif "per" in body:
-        build.error((*path, "per"), "conflicting-keys", "concurrency has no window", "remove `per`", at_key=True)
-    return Budget(
-        name=name,
-        kind=kind,
-        limit=int(body[kind]),
-        window_s=window_s,
-        scope=body.get("scope", "global"),
-        models=_patterns(body),
-    )
+from routerd.graph import Client, Pattern
 
 
 def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, str]]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from routerd.config.compile import http
-from routerd.config.compile.clients import compile_budgets, compile_clients
+from routerd.config.compile.budgets import check_prices, compile_budgets
+from routerd.config.compile.clients import compile_clients
 from routerd.config.compile.context import Build
 from routerd.config.compile.digest import digest
 from routerd.config.compile.names import check_clients, check_reachable, compile_aliases, in_precedence
@@ -30,6 +31,7 @@ def compile_graph(build: Build) -> Graph:
     direct = [f"{name}/*" for name, provider in providers.items() if provider.direct]
     exact = [name for name in build.known("models") if "*" not in name]
     if not build.broken:
+        check_prices(build, budgets, routes, providers, clients)
         check_clients(build, clients or {}, [*exact, *aliases], [*direct, *(route.name for route in patterns)])
     allow_empty = build.doc.get("allow_empty") is True
     may_be_direct = any(section == "providers" for section, _ in build.broken)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routerd.config.compile import fields
+from routerd.config.compile.budgets import price
 from routerd.config.compile.context import Build
 from routerd.config.compile.providers import Defaults
 from routerd.config.source import ReadFailure
@@ -40,6 +41,7 @@ class _RouteOf:
         self._path: Path = ("models", name)
         self._stars = name.count("*")
         self._timeouts = fields.seconds_of(build, (*self._path, "timeouts"), body.get("timeouts", {}))
+        self._price = price(body.get("price"))
 
     def compile(self) -> Route:
         build, body, path = self._build, self._body, self._path
@@ -94,6 +96,7 @@ class _RouteOf:
             weight=int(item.get("weight", 1)),
             params=fields.params(self._build, (*path, "params"), item.get("params")),
             timeouts=self._timeouts_of(provider, overrides),
+            price=price(item.get("price")) or self._price,
         )
 
     def _short_target(self, path: Path, text: str) -> Target:
@@ -107,7 +110,7 @@ class _RouteOf:
         if not re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]{1,256}", model):
             self._build.error(path, "bad-name", "the model has control characters or more than 256 characters")
         self._check_placeholders(path, model)
-        return Target(provider=provider, model=model, timeouts=self._timeouts_of(provider, {}))
+        return Target(provider=provider, model=model, timeouts=self._timeouts_of(provider, {}), price=self._price)
 
     def _timeouts_of(self, provider: str, overrides: Mapping[str, float]) -> Any:
         known = self._providers.get(provider)

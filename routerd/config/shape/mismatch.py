@@ -111,8 +111,9 @@ class _Writer:
     def _wrong_type(self, error: Error, path: Path) -> None:
         title, value = _title(error), error.instance
         hint = ""
-        if title.startswith(("a duration", "a size")) and isinstance(value, int | float) and not isinstance(value, bool):
-            unit = "s" if title.startswith("a duration") else "MiB"
+        measured = title.startswith(("a duration", "a length", "a size"))
+        if measured and isinstance(value, int | float) and not isinstance(value, bool):
+            unit = "MiB" if title.startswith("a size") else "s"
             hint = f"a unit is missing: {value}{unit}?"
         elif value is None:
             hint = "remove the key, or give it a value"
@@ -126,7 +127,7 @@ class _Writer:
 
     def _bad_text(self, error: Error, path: Path) -> None:
         title = _title(error)
-        hint = "units are ms, s, m, h and d, the longest first" if title.startswith("a duration") else ""
+        hint = "units are ms, s, m, h and d, the longest first" if title.startswith(("a duration", "a length")) else ""
         self._add("bad-value", path, f"expected {title}, got {self._got(error, path)}", hint)
 
     def _not_one_of(self, error: Error, path: Path) -> None:

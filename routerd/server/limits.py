@@ -1,0 +1,80 @@
+"""What clients and operators see of budgets: the x-ratelimit-* fields of answers, the gauge of how much is used.
+
+The fields are OpenAI's (platform.openai.com/docs/guides/rate-limits): limit, remaining, and the time until all of the limit is
+there again, for requests and for tokens. Only budgets of scope `client` are shown: others would tell what others use. Of several
+the one with the least remaining is shown. Tokens remaining count this request as estimated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from routerd.messages import Taken
+from routerd.observe import Metrics
+from routerd.policy import Bill, Charge, Counters
+from routerd.state import period
+
+__all__ = ["UsedRatio", "limit_fields"]
+
+LOOKS = 500  # counters looked at in one call: below a millisecond
+
+
+def limit_fields(bill: Bill, taken: Taken) -> dict[str, str]:
+    """Return the header fields for the budgets of this bill that its client may see; none without such budgets."""
+    least: dict[str, tuple[int, Charge]] = {}
+    for i in bill.told:
+        charge = bill.charges[i]
+        remaining = max(0, charge.limit - taken.used[i])
+        found = least.get(charge.budget.kind)
+        if found is None or remaining < found[0]:
+            least[charge.budget.kind] = (remaining, charge)
+    fields = {}
+    for kind, (remaining, charge) in least.items():
+        fields[f"x-ratelimit-limit-{kind}"] = str(charge.limit)
+        fields[f"x-ratelimit-remaining-{kind}"] = str(remaining)
+        fields[f"x-ratelimit-reset-{kind}"] = _reset(charge, remaining)
+    return fields
+
+
+def _reset(charge: Charge, remaining: int) -> str:
+    """Return when nothing of what is used now counts any more: `1s`, `6m0s`, `24h0m0s`."""
+    if remaining == charge.limit:
+        return "0s"
+    if charge.calendar:
+        unix_s = int(time.time())
+        length_s = period(charge.calendar, unix_s)[1] - unix_s
+    else:
+        length_s = max(1, round(charge.window_s))
+    hours, rest = divmod(length_s, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+class UsedRatio:
+    """Publishes `routerd_budget_used_ratio`, some counters at a time; a budget's value changes when all were looked at."""
+
+    def __init__(self, counters: Counters, metrics: Metrics) -> None:
+        self._counters = counters
+        self._metrics = metrics
+        self._todo: list[Charge] = []
+        self._largest: dict[tuple[str, str, str], float] = {}
+        self._shown: set[tuple[str, str, str]] = set()
+
+    def publish(self, charges: Mapping[bytes, Charge], now_s: float) -> None:
+        """Look at the next counters of `charges`."""
+        if not self._todo:
+            self._todo = list(charges.values())
+        for _ in range(min(LOOKS, len(self._todo))):
+            charge = self._todo.pop()
+            label = (charge.budget.name, charge.budget.scope, "enforce" if charge.enforced else "shadow")
+            ratio = self._counters.used(charge, now_s) / charge.limit
+            self._largest[label] = max(ratio, self._largest.get(label, 0.0))
+        if self._todo:
+            return
+        for label in self._shown - self._largest.keys():
+            self._metrics.drop("routerd_budget_used_ratio", *label)
+        for label, ratio in self._largest.items():
+            self._metrics.gauge("routerd_budget_used_ratio", *label).set(ratio)
+        self._shown = set(self._largest)
+        self._largest = {}
