@@ -79,6 +79,11 @@ class SseParser:
             self._dispatch()
         return self._given()
 
+    @property
+    def at_border(self) -> bool:
+        """Whether the next byte begins an event: nothing of one is held."""
+        return not (self._line or self._data or self._name)
+
     def _given(self) -> list[Event]:
         events, self._events = self._events, []
         if self._fault is not None and not events:

@@ -14,8 +14,7 @@ from routerd.messages import Usage
 from routerd.wire.answer import decode_unary
 from tests.wire.transcripts import Recorded, load
 
-OTHER_DIALECTS = ("anthropic/",)  # their answers have tests of their own
-UNARY = [r for r in load("*/*.json") if r.status == 200 and b"data:" not in r.body and not r.name.startswith(OTHER_DIALECTS)]
+UNARY = [r for r in load("*/*.json") if r.status == 200 and b"data:" not in r.body and not r.native]
 
 
 def chat(body: Any) -> bytes:

@@ -1,0 +1,36 @@
+"""The Gemini dialect as attempts use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from routerd.wire.answer import UnaryAnswer
+from routerd.wire.dialect import Call, Encoded, Scan
+from routerd.wire.gemini.answer import decode_answer
+from routerd.wire.gemini.request import encode_chat
+from routerd.wire.gemini.stream import GeminiScan
+
+__all__ = ["GeminiDialect"]
+
+
+class GeminiDialect:
+    """Gemini's native API; see wire.dialect.Dialect."""
+
+    __slots__ = ()
+
+    name = "gemini"
+    operations = frozenset({"chat", "completion"})
+    stream_types: tuple[bytes, ...] = (b"text/event-stream",)
+
+    def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
+        """Encode an OpenAI body. Raises BadRequest naming the `param`."""
+        return encode_chat(body, call)
+
+    def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
+        """Decode a whole answer. Raises ProtocolFault."""
+        return decode_answer(body, call)
+
+    def scan(self, call: Call) -> Scan:
+        """Return the scan of one stream."""
+        return GeminiScan(call)

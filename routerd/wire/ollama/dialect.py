@@ -1,0 +1,36 @@
+"""The Ollama dialect as attempts use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from routerd.wire.answer import UnaryAnswer
+from routerd.wire.dialect import Call, Encoded, Scan
+from routerd.wire.ollama.answer import decode_answer
+from routerd.wire.ollama.request import encode_chat
+from routerd.wire.ollama.stream import OllamaScan
+
+__all__ = ["OllamaDialect"]
+
+
+class OllamaDialect:
+    """Ollama's native API; see wire.dialect.Dialect. The stream's type is not sent by every proxy before it."""
+
+    __slots__ = ()
+
+    name = "ollama"
+    operations = frozenset({"chat", "completion"})
+    stream_types: tuple[bytes, ...] = (b"application/x-ndjson", b"application/json")
+
+    def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
+        """Encode an OpenAI body. Raises BadRequest naming the `param`."""
+        return encode_chat(body, call)
+
+    def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
+        """Decode a whole answer. Raises ProtocolFault."""
+        return decode_answer(body, call)
+
+    def scan(self, call: Call) -> Scan:
+        """Return the scan of one stream."""
+        return OllamaScan(call)
