@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from typing import Any
 
@@ -12,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.wire.relay_scan import MAX_EVENT_BYTES, RelayScan
+from tests.wire.transcripts import Recorded, load
+
+STREAMS = [r for r in load("*/*.json") if r.status == 200 and b"data:" in r.body and not r.native]
 
 
 def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> bytes:
@@ -42,6 +46,24 @@ def test_a_good_stream_passes_byte_for_byte(size: int | None) -> None:
     assert scanner.usage is not None
     assert (scanner.usage.input_tokens, scanner.usage.output_tokens) == (3, 2)
     assert scanner.model == "m"
+
+
+@pytest.mark.parametrize("recorded", STREAMS, ids=lambda r: r.name)
+def test_every_recorded_stream_passes_and_is_understood_at_any_split(recorded: Recorded) -> None:
+    scanner, out = scan(recorded.body)
+    for size in (1, 7):
+        other, same = scan(recorded.body, size)
+        assert same == out
+        assert (other.content, other.finished, other.done, other.usage, other.fault) == (
+            scanner.content, scanner.finished, scanner.done, scanner.usage, scanner.fault,
+        )  # fmt: skip
+    chunks = [json.loads(one) for one in re.findall(rb"^data: ?(\{.*\})", recorded.body, re.MULTILINE)]
+    failed = any(one.get("error") for one in chunks)
+    assert (scanner.fault is not None, scanner.finished, scanner.malformed) == (failed, not failed, 0)
+    assert scanner.content
+    assert failed or out.strip() == recorded.body.strip()
+    totals = [one["usage"]["total_tokens"] for one in chunks if one.get("usage")]
+    assert (scanner.usage.total_tokens if scanner.usage is not None else None) == (totals[-1] if totals else None)
 
 
 @pytest.mark.parametrize("size", [None, 1])
