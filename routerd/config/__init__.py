@@ -8,6 +8,7 @@ nothing else is raised.
 Cost and concurrency: pure function of the files and the environment; blocks; 2,000 models take about half a second.
 """
 
+from routerd.config.changes import Change, diff
 from routerd.config.compile import Case
 from routerd.config.diagnose import render
 from routerd.config.load import Loaded, load
@@ -15,4 +16,4 @@ from routerd.config.shape import schema_json
 from routerd.config.source import Input
 from routerd.config.tree import Origin
 
-__all__ = ["Case", "Input", "Loaded", "Origin", "load", "render", "schema_json"]
+__all__ = ["Case", "Change", "Input", "Loaded", "Origin", "diff", "load", "render", "schema_json"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from routerd import __version__
 from routerd.daemon.commands.check import add_check, add_schema, add_test, check, schema, test
+from routerd.daemon.commands.compare import add_diff, diff
 from routerd.daemon.commands.explain import add_explain, explain
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, admin_of, command, complain
 from routerd.daemon.settings import DEFAULTS, settings_from
@@ -41,6 +42,7 @@ def _parser() -> Parser:
     _add_serve(commands)
     add_check(commands)
     add_test(commands)
+    add_diff(commands)
     add_schema(commands)
     add_explain(commands)
     _add_reload(commands)
@@ -139,6 +141,7 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "serve": _serve,
     "check": check,
     "test": test,
+    "diff": diff,
     "schema": schema,
     "explain": explain,
     "reload": _reload,

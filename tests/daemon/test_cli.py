@@ -18,7 +18,7 @@ from routerd.daemon.cli import main
 from routerd.daemon.report import problem_as_json
 from tests.daemon.fakes import problem
 
-COMMANDS = ["serve", "check", "test", "schema", "explain", "reload", "status"]
+COMMANDS = ["serve", "check", "test", "diff", "schema", "explain", "reload", "status"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,7 +57,7 @@ def test_the_help_of_status_says_when_it_fails(capsys: pytest.CaptureFixture[str
     assert "1  not ready, or the files differ from what serves" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["nothing"], ["serve", "--no-such-flag"], ["explain"], ["check", "--format", "xml"]])
+@pytest.mark.parametrize("argv", [["nothing"], ["serve", "--no-such-flag"], ["explain"], ["diff"], ["check", "--format", "xml"]])
 def test_what_is_no_command_is_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)

@@ -2,6 +2,7 @@
 
     syntax     how a command is declared: flags, help, example, exit status
     check      check, test, schema
+    compare    diff
     explain    explain
     live       reload, status: talk to the admin listener of a running daemon
 
