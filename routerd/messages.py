@@ -34,7 +34,7 @@ class ModelRequest:
     parts byte for byte, so that what no rule touches reaches the upstream exactly as the client wrote it.
     """
 
-    operation: str  # chat | completion | embedding | response | image | moderation | rerank | tokenize | speech | form
+    operation: str  # chat, completion, embedding, response ...: the words of `offers` in a preset
     path: str  # the endpoint below /v1: chat/completions, responses, images/generations ...
     model: str
     body: dict[str, Any]

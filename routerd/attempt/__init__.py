@@ -8,10 +8,25 @@ After it, bytes are pushed in the upstream's read callback and a fault becomes a
 Cost and concurrency: one event loop; a unary attempt wakes the request's task once, a stream twice, a chunk never.
 """
 
-from routerd.attempt.lane import Lane, origin_of
+from routerd.attempt.lane import Lane, Passing, origin_of
 from routerd.attempt.loop import Answer, Attempts
+from routerd.attempt.passage import Passage
 from routerd.attempt.relay import Downstream, Ended, Relay, error_event
 from routerd.attempt.timer import Ticker
 from routerd.attempt.verdict import Verdict, judge
 
-__all__ = ["Answer", "Attempts", "Downstream", "Ended", "Lane", "Relay", "Ticker", "Verdict", "error_event", "judge", "origin_of"]
+__all__ = [
+    "Answer",
+    "Attempts",
+    "Downstream",
+    "Ended",
+    "Lane",
+    "Passage",
+    "Passing",
+    "Relay",
+    "Ticker",
+    "Verdict",
+    "error_event",
+    "judge",
+    "origin_of",
+]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -26,7 +27,7 @@ from routerd.wire.simulator import reply
 
 MAX_HEADS = 256
 
-__all__ = ["Lane", "Surroundings", "Wire", "origin_of"]
+__all__ = ["Lane", "Passing", "Surroundings", "Upload", "Wire", "origin_of"]
 
 
 class Surroundings(Protocol):
@@ -43,6 +44,34 @@ class Surroundings(Protocol):
 
     @property
     def rng(self) -> random.Random: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Passing:
+    """A request that is passed on as it came: `path` is below the endpoint's URL, with its query; `fields` are the client's.
+
+    `operation`: where the provider has a path of its own for it, that one is asked; empty: `path` stands.
+    """
+
+    method: str
+    path: str
+    operation: str
+    fields: Mapping[str, str]
+    upload: Upload
+
+
+class Upload(Protocol):
+    """The body of such a request on its way from the client."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be sent from its beginning now: nothing of it has been given out and lost."""
+
+    def length(self, model: str) -> int | None:
+        """Return the length in bytes for this upstream model name; None: it is not known."""
+
+    def pieces(self, model: str) -> AsyncIterator[bytes]:
+        """Give the body with the upstream's model name in it. Raises RequestError where the client is to blame."""
 
 
 class Wire:
@@ -93,29 +122,42 @@ class Wire:
             head = self._heads[(path, stream)] = self._head(path, stream)
         return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, request_id.encode("latin-1"), len(body), body)
 
+    def passage_head(self, passing: Passing, request_id: str, length: int | None) -> bytes:
+        """Return the head of a request that is passed on as it came; `length` None: its body comes in chunks, 0: it has none."""
+        lines = dict(passing.fields)
+        lines["x-request-id"] = request_id
+        if length is None:
+            lines["transfer-encoding"] = "chunked"
+        elif length or passing.method not in ("GET", "DELETE"):
+            lines["content-length"] = str(length)
+        path = self.provider.offers.get(passing.operation, passing.path)
+        return self._request_head(passing.method, path, lines) + b"\r\n"
+
     def _head(self, path: str, stream: bool) -> bytes:
+        lines = {
+            "accept": "text/event-stream" if stream else "application/json",
+            "content-type": "application/json",
+        }
+        return self._request_head("POST", path, lines)
+
+    def _request_head(self, method: str, path: str, lines: Mapping[str, str]) -> bytes:
+        """Return the request line and all fields but what ends the head. The provider's own fields win over `lines`."""
         assert self.origin is not None
         prefix = urlsplit(self.endpoint.url).path.rstrip("/")
         if path.startswith("v1/") and prefix.endswith("/v1"):  # a base URL with and without its /v1 mean the same
             path = path[3:]
         auth = self.provider.auth
         query = ""
-        lines = {
-            "host": _host_header(self.origin),
-            "user-agent": f"routerd/{__version__}",
-            "accept": "text/event-stream" if stream else "application/json",
-            # Compressed answers would have to be unpacked to be looked at; token streams gain nothing by it.
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-        }
-        lines.update({name.lower(): value for name, value in self.provider.headers.items()})
+        # Compressed answers would have to be unpacked to be looked at; token streams gain nothing by it.
+        fixed = {"host": _host_header(self.origin), "user-agent": f"routerd/{__version__}", "accept-encoding": "identity"}
+        fields = {**fixed, **lines, **{name.lower(): value for name, value in self.provider.headers.items()}}
         if auth.secret:
             secret = auth.secret.reveal()
             if auth.type == "query":
                 query = f"{'&' if '?' in path else '?'}{quote(auth.name, safe='')}={quote(secret, safe='')}"
             elif auth.type in ("bearer", "header"):
-                lines[auth.name.lower()] = f"{auth.prefix}{secret}"
-        text = f"POST {prefix}/{path}{query} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+                fields[auth.name.lower()] = f"{auth.prefix}{secret}"
+        text = f"{method} {prefix}/{path}{query} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return text.encode("latin-1")
 
 

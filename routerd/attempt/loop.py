@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from routerd.attempt.exchange import Cap, fetch, open_stream
-from routerd.attempt.lane import Lane, Wire
+from routerd.attempt.lane import Lane, Passing, Wire
+from routerd.attempt.passage import Passage, open_passage
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import Refused, Relay
 from routerd.attempt.verdict import RULES, Verdict, judge
@@ -58,6 +59,7 @@ class Answer:
     decoded: UnaryAnswer | None = None
     dropped: tuple[str, ...] = ()  # parameters that the target has no word for
     relay: Relay | None = None
+    passage: Passage | None = None
     lease: Lease | None = None
 
 
@@ -76,6 +78,7 @@ class Attempts:
     now: Callable[[], float]
     now_unix: Callable[[], float]
     client_dialect: ClientDialect | None = None
+    passing: Passing | None = None  # the request is passed on as it came, with this
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
     stopped: bool = False  # a cancel is routerd's own doing, not the client's
@@ -110,7 +113,8 @@ class Attempts:
                 last = _worth_telling(last, exc)
                 tries[planned.index] = tries.get(planned.index, 0) + 1
                 verdict = judge(exc.kind, route.failover)
-                if verdict is Verdict.GIVE_UP:
+                lost = self.passing is not None and not self.passing.upload.replayable
+                if verdict is Verdict.GIVE_UP or lost:
                     raise AttemptsExhausted(self.records, exc) from exc
                 if verdict is Verdict.RETRY and tries[planned.index] < route.retry.attempts:
                     wait_s = exc.retry_after_s or backoff_s(route.retry.backoff, tries[planned.index] - 1, self.rng)
@@ -150,7 +154,10 @@ class Attempts:
         self.health.begin(planned.endpoint.name)
         kept = False
         try:
-            answer = await (self._stream if self.request.stream else self._unary)(planned, deadline)
+            if self.passing is not None:
+                answer = await self._pass(self.passing, planned, deadline)
+            else:
+                answer = await (self._stream if self.request.stream else self._unary)(planned, deadline)
             answer.lease = lease
             kept = True
             record.result, record.status = "ok", 200
@@ -224,6 +231,19 @@ class Attempts:
         except Refused as exc:
             raise self._refused(exc.response) from None
         return Answer(planned, relay=relay, dropped=encoded.dropped)
+
+    async def _pass(self, passing: Passing, planned: Planned, deadline: tuple[float, float]) -> Answer:
+        wire = self.lane.wire(planned)
+        if wire.pool is None:
+            raise UpstreamError(
+                ErrorKind.MODEL_MISSING, f"the simulator has no {self.request.path}", delivery=Delivery.NOT_SENT, status=404
+            )
+        cap = self._cap(("total", float("inf"), 0.0), deadline)
+        try:
+            passage = await open_passage(wire, passing, planned.model, self.request.request_id, cap)
+        except Refused as exc:
+            raise self._refused(exc.response) from None
+        return Answer(planned, passage=passage)
 
     def _call(self, wire: Wire, planned: Planned) -> Call:
         request = self.request

@@ -320,6 +320,7 @@ class Limits:
 
     request_body_bytes: int = 32 * 1024 * 1024
     response_body_bytes: int = 64 * 1024 * 1024
+    upload_bytes: int = 1024 * 1024 * 1024  # of a body that is passed on and not held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ Cost and concurrency
 
 from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.explain_text import render_explanation
-from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, skipped
+from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ThoughtAway",
     "explain",
     "offered_names",
+    "offers",
     "render_explanation",
     "resolve",
     "skipped",

@@ -87,9 +87,9 @@ class RoutePlan:
     def order(
         self, captured: tuple[str, ...], health: HealthView, rng: random.Random, now_s: float, operation: str = "chat"
     ) -> Sequence[Planned]:
-        """Return every entry that offers `operation`, in the order to try it. `captured` is what the route's pattern matched.
+        """Return every entry that offers `operation` (empty: whatever it is), in the order to try it.
 
-        Raises BadRequest where there are entries, but none offers it.
+        `captured` is what the route's pattern matched. Raises BadRequest where there are entries, but none offers it.
         """
         planned: Sequence[Planned] = self.entries
         if not self._single:
@@ -98,7 +98,7 @@ class RoutePlan:
                 planned = self._balance(ranks, health, rng)
             elif ranks is not None:
                 planned = tuple(sorted(planned, key=lambda entry: ranks[entry.index]))
-        if self._picky:
+        if self._picky and operation:
             able = self._able(operation)
             if len(able) < len(planned):
                 planned = [entry for entry in planned if entry.index in able]

@@ -116,6 +116,10 @@ class Resolver:
         self._keep(model, found)
         return found
 
+    def direct(self, provider: Provider, model: str) -> Resolved:
+        """Return the route to one provider, whatever other names there are; the caller has seen that it is `direct`."""
+        return Resolved(self._direct_route(provider), (model,), "direct")
+
     def warm(self) -> None:
         """Build what the first unknown name would have to wait for: about 2 us a pattern and a name."""
         if self._patterns is None:

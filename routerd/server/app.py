@@ -1,6 +1,7 @@
 """The data plane of one worker: every path on one screen, and the life of the worker's server.
 
     POST /v1/chat/completions, completions, embeddings, responses, ...         model requests (operations, chat.ModelCall)
+    /v1/audio/*, /v1/images/edits, /v1/files, /providers/{provider}/...        passed on as they came (passage.PassCall)
     GET  /v1/models             GET  /v1/models/{id}                           what the client may ask for
     GET  /health                                                               200 while this worker serves
     all of /v1 also under /api/v1; OPTIONS everywhere (CORS preflight)
@@ -30,7 +31,8 @@ from routerd.server.generation import Generation
 from routerd.server.intake import request_id_of
 from routerd.server.limits import UsedRatio
 from routerd.server.models import list_models, one_model
-from routerd.server.operations import OPERATIONS
+from routerd.server.operations import OPERATIONS, Operation, operation_at
+from routerd.server.passage import PassCall, passed_at
 from routerd.server.protocol import DataServer, Reply
 from routerd.server.render import JSON_FIELD, cors_fields, error_reply, preflight
 from routerd.server.shared import Shared
@@ -181,10 +183,21 @@ class Gateway:
         operation = OPERATIONS.get(path)
         if operation is not None and request.method == "POST":
             return await ModelCall(self._shared, generation, request, operation).run(request_id, fields)
+        passed = passed_at(path) if request.method != "OPTIONS" else None
+        if passed is not None:
+            return await self._passed(generation, request, passed).run(request_id, fields)
         try:
             return self._small(generation, request, path, fields)
         except RequestError as exc:
             return _refuse(exc, fields)
+
+    def _passed(self, generation: Generation, request: web.BaseRequest, where: tuple[Operation, str, str]) -> ModelCall:
+        """What is below /providers/{provider}/ and a model operation is served as one, at that provider."""
+        _, provider, endpoint = where
+        operation = operation_at(endpoint) if provider and request.method == "POST" else None
+        if operation is not None:
+            return ModelCall(self._shared, generation, request, operation, provider)
+        return PassCall(self._shared, generation, request, where)
 
     def _small(self, generation: Generation, request: web.BaseRequest, path: str, fields: str) -> web.StreamResponse:
         """Answer everything that needs no upstream."""

@@ -14,12 +14,12 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from routerd.attempt import Answer, Attempts, Ended, Lane
-from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, RequestError, ShuttingDown
-from routerd.graph import Client
+from routerd.attempt import Answer, Attempts, Ended, Lane, Passing
+from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, NotFound, RequestError, ShuttingDown
+from routerd.graph import Client, Graph, Provider
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
-from routerd.plan import Planned
+from routerd.plan import Planned, Resolved
 from routerd.policy import NOTHING, Lease, allowed, estimate, spent
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
@@ -31,10 +31,19 @@ from routerd.server.shared import Shared
 from routerd.server.tally import Tally
 from routerd.wire.openai import max_tokens_of, parse_request, prepare_body
 
-__all__ = ["ModelCall"]
+__all__ = ["ANONYMOUS", "ModelCall", "open_provider"]
 
 OTHER = "_other"  # the label of whatever the configuration does not name
 ANONYMOUS = "_anonymous"
+
+
+def open_provider(graph: Graph, name: str) -> Provider:
+    """Return the provider that a path names. Raises NotFound where there is none that clients may address."""
+    provider = graph.providers.get(name)
+    if provider is None or not provider.direct:
+        raise NotFound(f"There is no provider {name[:80]!r} that requests may be passed to; `direct: true` opens one.")
+    return provider
+
 
 _REJECTED = frozenset({ErrorType.POLICY_BUDGET, ErrorType.POLICY_FORBIDDEN})
 _CLIENTS_FAULT = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.CONTEXT_LENGTH})
@@ -45,6 +54,7 @@ class ModelCall:
 
     __slots__ = (
         "_answered_at_s",
+        "_at_provider",
         "_attempts",
         "_client",
         "_client_dialect",
@@ -74,10 +84,13 @@ class ModelCall:
         "_wire",
     )
 
-    def __init__(self, shared: Shared, generation: Generation, request: web.BaseRequest, operation: Operation) -> None:
+    def __init__(
+        self, shared: Shared, generation: Generation, request: web.BaseRequest, operation: Operation, provider: str = ""
+    ) -> None:
         self._shared = shared
         self._generation = generation
         self._request = request
+        self._at_provider = provider  # the one that the path names; empty: the model decides
         self._operation, self._path, self._client_dialect = operation
         self._started_s = time.monotonic()
         self._started_unix_s = time.time()
@@ -157,12 +170,29 @@ class ModelCall:
         request.request_id = self._request_id
         request.arrived_at_s = self._started_s
         request.client = client.name if client is not None else ""
-        resolved = generation.resolver.resolve(request.model, None if client is None else lambda name: allowed(client, name))
+        resolved = self._resolve(request.model)
         route = resolved.route
-        if client is not None and not allowed(client, request.model, route.name):
+        body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
+        attempts = await self._admitted(resolved, request, body)
+        answer = await attempts.run()
+        self._answered_at_s = time.monotonic()
+        self._planned = answer.planned
+        self._dropped = answer.dropped
+        self._tally = generation.tally(
+            self._operation, route.name, client.name if client is not None else ANONYMOUS, answer.planned
+        )
+        if answer.relay is not None:
+            return await self._stream(attempts, answer)
+        return self._unary(attempts, answer)
+
+    async def _admitted(
+        self, resolved: Resolved, request: ModelRequest, body: Mapping[str, Any], passing: Passing | None = None
+    ) -> Attempts:
+        """Ask whether this client may, take its budgets, and return the attempts, ready to run."""
+        generation, client, route = self._generation, self._client, resolved.route
+        if client is not None and not allowed(client, self._asked_name(request.model), route.name):
             raise Forbidden(f"This key may not use the model '{request.model}'.", param="model")
         lane = self._lane = generation.lane(route)
-        body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
         lease, now_s = self._reserve(lane, request, body), time.monotonic()
         waited_s = 0.0
         if lease is not None and not isinstance(lease, Lease):
@@ -181,23 +211,26 @@ class ModelCall:
             now=time.monotonic,
             now_unix=time.time,
             client_dialect=self._client_dialect,
+            passing=passing,
         )
         self._shared.before_upstream.observe(time.monotonic() - self._started_s - waited_s)
-        answer = await attempts.run()
-        self._answered_at_s = time.monotonic()
-        self._planned = answer.planned
-        self._dropped = answer.dropped
-        self._tally = generation.tally(
-            self._operation, route.name, client.name if client is not None else ANONYMOUS, answer.planned
-        )
-        if answer.relay is not None:
-            return await self._stream(attempts, answer)
-        return self._unary(attempts, answer)
+        return attempts
 
     def _planned_for(self, lane: Lane, captured: tuple[str, ...], now_s: float) -> Sequence[Planned]:
-        # A form has no word of its own: edits, transcriptions and files are told apart by their path.
-        asked = self._operation if self._operation != "form" else self._path
+        # What is below /providers/{provider}/ is that provider's business: whatever it offers.
+        asked = self._operation if self._operation != "passage" else ""
         return lane.plan.order(captured, self._generation.health, self._shared.rng, now_s, asked)
+
+    def _resolve(self, model: str) -> Resolved:
+        """Find the route: by the model's name, or at the provider that the path names."""
+        client, resolver = self._client, self._generation.resolver
+        if not self._at_provider:
+            return resolver.resolve(model, None if client is None else lambda name: allowed(client, name))
+        return resolver.direct(open_provider(self._generation.graph, self._at_provider), model)
+
+    def _asked_name(self, model: str) -> str:
+        """Return what a client's list of models is asked about: `provider/model` where the path names the provider."""
+        return f"{self._at_provider}/{model}" if self._at_provider else model
 
     def _unary(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
         assert answer.decoded is not None

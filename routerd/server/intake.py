@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from routerd.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from routerd.server.protocol import ClientProtocol
 
-__all__ = ["key_of", "read_json_body", "request_id_of"]
+__all__ = ["BODY_IDLE_S", "expect_continue", "key_of", "next_piece", "read_json_body", "request_id_of"]
 
 BODY_IDLE_S = 30.0  # between two reads of a body; nginx's client_body_timeout is 60 s
 BODY_TOTAL_S = 300.0  # a 32 MiB body at 1 Mbit/s takes 268 s
@@ -58,13 +58,29 @@ async def read_json_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes)
         return body
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        cast(ClientProtocol, request.protocol).outbox.post(request.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+    expect_continue(request)
     try:
         async with asyncio.timeout(BODY_TOTAL_S):
             return await _read_on(request, limit_bytes)
     except TimeoutError:
         raise RequestTimeout("The body did not arrive in time.") from None
+
+
+def expect_continue(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it to send its body: RFC 9110 section 10.1.1."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        cast(ClientProtocol, request.protocol).outbox.post(request.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def next_piece(request: web.BaseRequest, idle_s: float) -> bytes:
+    """Return what has come of a body, at its end nothing. Raises BadRequest, RequestTimeout."""
+    try:
+        async with asyncio.timeout(idle_s):
+            return await request.content.readany()
+    except TimeoutError:
+        raise RequestTimeout("The body did not arrive in time.") from None
+    except (web.RequestPayloadError, HttpProcessingError) as exc:
+        raise _unreadable(exc) from exc
 
 
 async def _read_on(request: web.BaseRequest, limit_bytes: int) -> bytes:

@@ -116,15 +116,19 @@ class Streamed:
 
 
 class ClientStream:
-    """The client's side of a stream: the head goes out with the first bytes, framed in chunks (HTTP/1.0: until close)."""
+    """The client's side of a stream: the head goes out with the first bytes. Framed by `length` where that is known, else in
+    chunks (HTTP/1.0: until close).
+    """
 
     __slots__ = ("_chunked", "_head", "_outbox", "_transport", "keep_alive")
 
-    def __init__(self, request: web.BaseRequest, fields: str) -> None:
-        self._chunked = request.version >= (1, 1)
-        self.keep_alive = request.keep_alive and self._chunked
+    def __init__(self, request: web.BaseRequest, fields: str, *, status: int = 200, length: int | None = None) -> None:
+        self._chunked = length is None and request.version >= (1, 1)
+        self.keep_alive = request.keep_alive and (self._chunked or length is not None)
         framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
-        self._head = head_of(200, f"{fields}{framing}", keep_alive=self.keep_alive) + b"\r\n"
+        if length is not None:
+            framing = f"content-length: {length}\r\n"
+        self._head = head_of(status, f"{fields}{framing}", keep_alive=self.keep_alive) + b"\r\n"
         self._transport = request.transport
         self._outbox = cast(ClientProtocol, request.protocol).outbox
 
@@ -149,6 +153,17 @@ class ClientStream:
         self._head = b""
         if not self.keep_alive:  # aiohttp closes the connection next
             self._outbox.flush()
+
+    def cut(self) -> None:
+        """Close without an end: the client must see that something is missing.
+
+        In the next turn, behind whoever waits for the end of the stream: an abort cancels the handler.
+        """
+        transport, self._transport = self._transport, None
+        self.keep_alive = False
+        if transport is not None:
+            self._outbox.flush()
+            asyncio.get_running_loop().call_soon(transport.abort)
 
     def finished(self) -> web.StreamResponse:
         """Return what the handler gives back to aiohttp."""

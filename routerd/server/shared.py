@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from routerd.attempt import Relay, Ticker
+from routerd.attempt import Passage, Relay, Ticker
 from routerd.health import Health
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
@@ -52,7 +52,7 @@ class Shared:
     metrics: Metrics
     access: Callable[[AccessRecord], None] | None
     ticker: Ticker
-    streams: set[Relay] = field(default_factory=set)  # committed and not ended: told when the daemon stops
+    streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)
     ids: RequestIds = field(default_factory=RequestIds)

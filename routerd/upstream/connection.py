@@ -86,8 +86,10 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_posted_turn",
+        "_sending",
         "_sink",
         "_stale",
+        "_writable",
         "closed",
         "exchanges",
         "idle_since_s",
@@ -111,6 +113,8 @@ class Connection(asyncio.Protocol):
         self._linger_handle: asyncio.TimerHandle | None = None
         self._paused = False
         self._stale = False
+        self._sending = False  # the request's body is still on its way
+        self._writable: asyncio.Future[None] | None = None  # set while the transport's buffer is full
         self._reset()
         self.transport: asyncio.Transport | None = None
         self.closed = False
@@ -124,6 +128,7 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._framed = False
         self._keep = False
+        self._sending = False
         self._fed_bytes = 0
         self._decoder: _Decoder | None = None
 
@@ -137,6 +142,23 @@ class Connection(asyncio.Protocol):
         self.exchanges += 1
         self._posted_turn = self._outbox.turn
         self._outbox.post(self.transport, data)
+
+    def begin(self, head: bytes, sink: Sink) -> None:
+        """Write the head of a request whose body follows in pieces: `more` for each, `more(b"", last=True)` at the end."""
+        self.send(head, sink)
+        self._sending = True
+
+    def more(self, data: bytes, *, last: bool = False) -> None:
+        """Write a piece of the request's body; nothing happens once the connection is closed."""
+        if data and self.transport is not None and not self.closed:
+            self._outbox.post(self.transport, data)
+        if last:
+            self._sending = False
+
+    async def writable(self) -> None:
+        """Wait while the upstream takes nothing more. Returns at once when it does, or when the connection is closed."""
+        if self._writable is not None and not self.closed:
+            await asyncio.shield(self._writable)
 
     def abort(self) -> None:
         """Close at once; the sink hears nothing more."""
@@ -170,6 +192,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # create_connection gives a Transport
+
+    def pause_writing(self) -> None:
+        """The upstream reads slower than we write."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It has caught up; also called at the end of the connection, so that nobody waits for ever."""
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Parse; hand over what it means; end the exchange or the connection when due."""
@@ -219,6 +252,7 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             self.closed = True
             self._on_closed(self)
+        self.resume_writing()
         sink, self._sink = self._sink, None
         self._cancel_linger()
         if sink is None:
@@ -305,7 +339,7 @@ class Connection(asyncio.Protocol):
                 self._flush_decoder(sink)
             except UpstreamError as exc:
                 fault = exc
-        if self._keep and fault is None and not self.closed:
+        if self._keep and fault is None and not self._sending and not self.closed:
             self.resume()
             self._on_idle(self)
         else:
@@ -330,6 +364,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._cancel_linger()
+        self.resume_writing()
         if not self.closed:
             self.closed = True
             self._on_closed(self)

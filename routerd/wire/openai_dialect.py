@@ -28,9 +28,7 @@ class OpenAIDialect:
     __slots__ = ("_paths", "_quirks")
 
     name = "openai"
-    operations = frozenset(
-        {"chat", "completion", "embedding", "response", "image", "moderation", "rerank", "tokenize", "speech", "form"}
-    )
+    operations = frozenset({"chat", "completion", "embedding", "response", "image", "moderation", "rerank", "tokenize"})
     stream_types: tuple[bytes, ...] = ()  # engines forget the right one
 
     def __init__(self, provider: Provider) -> None:

@@ -172,12 +172,14 @@ class Connection(asyncio.Protocol):
         raw_head = bytes(self._data[: end + 4])
         first, *lines = raw_head[:-4].decode("latin-1").split("\r\n")
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-        rest = self._data[end + 4 :]
+        start = end + 4
         if any(name == "transfer-encoding" and "chunked" in value for name, value in headers):
-            body, used = _dechunk(bytes(rest))
+            if not self._data.endswith(b"\r\n\r\n"):  # looked at when it may be whole: an upload comes in thousands of reads
+                return None
+            body, used = _dechunk(bytes(self._data[start:]))
         else:
             used = int(next((value for name, value in headers if name == "content-length"), "0"))
-            body = bytes(rest[:used]) if len(rest) >= used else None
+            body = bytes(self._data[start : start + used]) if len(self._data) - start >= used else None
         if body is None:
             return None
         del self._data[: end + 4 + used]
@@ -274,7 +276,8 @@ async def _close(call: Call) -> None:
 
 def _dechunk(data: bytes) -> tuple[bytes | None, int]:
     """Decode a chunked body; (None, 0) while it is not whole."""
-    body, at = b"", 0
+    pieces: list[bytes] = []
+    at = 0
     while True:
         end = data.find(b"\r\n", at)
         if end < 0:
@@ -282,10 +285,10 @@ def _dechunk(data: bytes) -> tuple[bytes | None, int]:
         size = int(data[at:end].split(b";")[0], 16)
         if size == 0:
             finish = data.find(b"\r\n\r\n", end)  # trailers, if any, are skipped
-            return (body, finish + 4) if finish >= 0 else (None, 0)
+            return (b"".join(pieces), finish + 4) if finish >= 0 else (None, 0)
         if len(data) < end + 2 + size + 2:
             return None, 0
-        body += data[end + 2 : end + 2 + size]
+        pieces.append(data[end + 2 : end + 2 + size])
         at = end + 2 + size + 2
 
 
