@@ -252,6 +252,7 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     **{f"given.{key}": {("tests",): [{**TEST, "given": {"model": "m", key: value}}]} for key, value in GIVEN.items()},
     **{f"expect.{key}": {("tests",): [{**TEST, "expect": {key: value}}]} for key, value in EXPECT.items()},
     "limits.response_body": {("limits",): {"response_body": "7B"}},
+    "limits.upload": {("limits",): {"upload": "7B"}},
 }
 
 
