@@ -17,7 +17,8 @@ __all__ = ["dial_fault", "lost_fault", "protocol_fault", "stale_fault", "timeout
 def dial_fault(exc: BaseException) -> UpstreamError:
     """Say why a connection could not be opened. Nothing was sent in any of these cases."""
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return _not_sent(ErrorKind.TLS, f"the upstream's certificate was not accepted ({exc.verify_message})")
+        reason = exc.verify_message.partition(", certificate is not valid for")[0]  # the name of the host would follow
+        return _not_sent(ErrorKind.TLS, f"the upstream's certificate was not accepted ({reason})")
     if isinstance(exc, ssl.SSLError):
         return _not_sent(ErrorKind.TLS, f"the TLS handshake with the upstream failed ({exc.reason or 'no reason given'})")
     if isinstance(exc, TimeoutError):

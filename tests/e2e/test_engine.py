@@ -92,7 +92,10 @@ async def test_the_client_that_leaves_frees_the_engines_slot(
     daemon: Callable[..., Daemon], engine: Engine, sdk: Callable[..., openai.AsyncOpenAI]
 ) -> None:
     running = daemon(routes(engine))
-    stream = await sdk(running).chat.completions.create(model="tiny", messages=HELLO, max_tokens=1500, stream=True)
+    endless = {"ignore_eos": True}  # the random weights end some answers after 18 ms, before any client could leave
+    stream = await sdk(running).chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=1900, stream=True, extra_body=endless
+    )
     assert (await anext(aiter(stream))).choices
     await stream.close()
 
