@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -31,9 +31,12 @@ __all__ = [
     "joined_text",
     "merged",
     "read_chat",
+    "read_fields",
     "refuse",
     "unknown",
 ]
+
+_Record = TypeVar("_Record")
 
 MAX_NAME_CHARS = 64  # of a parameter that is named in a header
 
@@ -284,6 +287,12 @@ def read_chat(body: Mapping[str, Any], call: Call) -> Chat:
             raise BadRequest("Only one prompt a request can be sent to this model.", param="prompt")
         chat.messages = [Message(role="user", content=prompts if isinstance(prompts, str) else prompts[0])]
     return chat
+
+
+def read_fields(body: Mapping[str, Any], words: Iterable[str], decode: Callable[[bytes], _Record]) -> _Record:
+    """Decode the fields of `words` that are set. Raises BadRequest, naming the place of what has the wrong type."""
+    record: _Record = _typed(decode, _typed(_encode, {key: body[key] for key in words if not _is_null(body.get(key))}))
+    return record
 
 
 def _typed(read: Any, value: Any) -> Any:

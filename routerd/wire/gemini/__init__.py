@@ -1,7 +1,7 @@
 """The dialect of the Gemini API (generativelanguage v1beta): `generateContent` and `streamGenerateContent?alt=sse`.
 
 `request` writes what OpenAI clients ask for, `schema` their JSON schemas in Gemini's subset, `answer` reads whole answers and
-what they share with streams, `stream` reads those, `dialect` ties them together.
+what they share with streams, `stream` reads those, `embed` is for embeddings, `dialect` ties them together.
 """
 
 from routerd.wire.gemini.dialect import GeminiDialect
