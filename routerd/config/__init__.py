@@ -10,10 +10,11 @@ Cost and concurrency: pure function of the files and the environment; blocks; 2,
 
 from routerd.config.changes import Change, diff
 from routerd.config.compile import Case
+from routerd.config.compile.units import duration_text
 from routerd.config.diagnose import render
 from routerd.config.load import Loaded, load
 from routerd.config.shape import schema_json
 from routerd.config.source import Input
 from routerd.config.tree import Origin
 
-__all__ = ["Case", "Change", "Input", "Loaded", "Origin", "diff", "load", "render", "schema_json"]
+__all__ = ["Case", "Change", "Input", "Loaded", "Origin", "diff", "duration_text", "load", "render", "schema_json"]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from routerd.errors import BudgetExceeded, ErrorType, Forbidden, RequestError
-from routerd.graph import Client, Graph, Route
+from routerd.graph import Client, Graph, Price, Route
 from routerd.messages import ModelRequest, Taken
 from routerd.plan import Planned, Resolved, Resolver, RoutePlan, ThoughtAway
 from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estimate, provider_charges, reserve
@@ -23,6 +23,7 @@ from routerd.wire.openai import max_tokens_of
 
 __all__ = ["UNREACHABLE", "Question", "Rehearsal", "Rung", "Stage", "refusals"]
 
+NeedOf = Callable[[Price | None], Need]
 UNREACHABLE = (502, str(ErrorType.UPSTREAM_CONNECT))  # what server.render answers when no attempt found anybody
 
 
@@ -40,11 +41,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One place to try, of step `step` (from 0) of the chain. `refused`: the budget that forbids it, or an empty text."""
+    """One place to try, of step `step` (from 0) of the chain."""
 
     planned: Planned
     step: int
-    refused: str = ""
 
     @property
     def label(self) -> str:
@@ -108,23 +108,23 @@ class Stage:
         if client is not None and not allowed(client, question.model, route.name):
             raise Forbidden(f"This key may not use the model '{question.model}'.", param="model")
         body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)
-        counters = _Used(question.used)
+        need = _need_of(request, body)
         asked = charges(self.graph, client=client, route=route, captured_model=question.model)
         compiled = RoutePlan(self.graph, route)
         price = dearest(planned.target.price for planned in compiled.entries)
-        reserve(counters, Bill(asked), estimate(request.size_bytes, max_tokens_of(body), price), 0.0)
+        reserve(_Used(question.used), Bill(asked), need(price), 0.0)
         order = compiled.order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0)
         rungs = [Rung(planned, _step(route, planned)) for planned in order if planned.endpoint.name not in question.down]
-        plan, refused = self._affordable(rungs, question, request, body, route)
+        plan, refused = self._affordable(rungs, question, route, need)
         if not plan:
             if refused is not None:
                 raise refused
-            status, code = UNREACHABLE
-            return Rehearsal(status=status, code=code, message="everything is down", resolved=resolved, body=_decoded(body, None))
+            (status, code), why = UNREACHABLE, "no target of this model can be used now"
+            return Rehearsal(status=status, code=code, message=why, resolved=resolved, body=_decoded(body, None))
         return Rehearsal(resolved=resolved, plan=tuple(plan), body=_decoded(body, plan[0].planned))
 
     def _affordable(
-        self, rungs: Sequence[Rung], question: Question, request: ModelRequest, body: Mapping[str, Any], route: Route
+        self, rungs: Sequence[Rung], question: Question, route: Route, need: NeedOf
     ) -> tuple[list[Rung], BudgetExceeded | None]:
         """Return the rungs that the providers' budgets allow, and the last refusal: `attempt.loop` goes on to the next target."""
         plan: list[Rung] = []
@@ -133,9 +133,8 @@ class Stage:
             planned = rung.planned
             where = (planned.provider, planned.endpoint.name)
             asked = provider_charges(self.graph, where, planned.model, question.client, route)
-            need = estimate(request.size_bytes, max_tokens_of(body), planned.target.price)
             try:
-                reserve(_Used(question.used), Bill(asked), need, 0.0)
+                reserve(_Used(question.used), Bill(asked), need(planned.target.price), 0.0)
             except BudgetExceeded as exc:
                 refused = exc
             else:
@@ -143,15 +142,23 @@ class Stage:
         return plan, refused
 
 
-def refusals(asked: Sequence[Charge], used: Mapping[str, float], need: Need) -> dict[str, str]:
+def refusals(asked: Sequence[Charge], question: Question, route: Route, price: Price | None) -> dict[str, str]:
     """Return budget -> why it would refuse, of these charges taken one by one."""
+    request = parse_request(_body(question), "chat", "chat/completions")
+    need = _need_of(request, prepare_body(request, system_prompt=route.system_prompt, params=route.params))(price)
     out: dict[str, str] = {}
     for charge in asked:
         try:
-            reserve(_Used(used), Bill((charge,)), need, 0.0)
+            reserve(_Used(question.used), Bill((charge,)), need, 0.0)
         except BudgetExceeded as exc:
             out[charge.budget.name] = exc.message
     return out
+
+
+def _need_of(request: ModelRequest, body: Mapping[str, Any]) -> NeedOf:
+    """Return what the request may use, at a price."""
+    size_bytes, max_tokens = request.size_bytes, max_tokens_of(body)
+    return lambda price: estimate(size_bytes, max_tokens, price)
 
 
 class _Used:

@@ -15,7 +15,6 @@ Cost and concurrency
 """
 
 from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
-from routerd.plan.explain_text import render_explanation
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
 
@@ -33,7 +32,6 @@ __all__ = [
     "explain",
     "offered_names",
     "offers",
-    "render_explanation",
     "resolve",
     "skipped",
 ]

@@ -1,4 +1,4 @@
-"""The whole decision for one model name, as facts: what `routerd explain` prints.
+"""The whole decision for one model name, as facts: what `routerd explain` prints, and nothing of how.
 
 It runs the code that serves: Resolver for the name, RoutePlan for the order. What is added here is only the why: where each value
 was written (`origins`: path in the file -> place), why a target is where it is, and what a client that sets nothing would send.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from routerd.errors import Forbidden
-from routerd.graph import Balance, Client, Graph, Params, Route, Step, SystemPrompt, Target, Timeouts
+from routerd.graph import Balance, Client, Graph, Params, Price, Route, Step, SystemPrompt, Target, Timeouts
 from routerd.plan.order import HealthView, Planned, RoutePlan, offers
 from routerd.plan.resolve import Resolver
 
@@ -42,6 +42,7 @@ class TargetLine:
     params: tuple[Setting, ...]  # its own overrides
     sends: tuple[Setting, ...]  # the parameters of a request in which the client set none
     timeouts: tuple[Setting, ...]
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,12 @@ class Explanation:
     route: Route
     via: str
     captured: tuple[str, ...]
-    origin: str
+    origin: str  # of the route
+    alias_origin: str  # of the alias that was asked for
     system_prompt: SystemPrompt | None
+    system_prompt_origin: str
+    failover: tuple[Setting, ...]
+    retry: tuple[Setting, ...]
     params: tuple[Setting, ...]  # of the route: kind.name
     targets: tuple[TargetLine, ...]  # in the order of trying, then the skipped ones
     budgets: tuple[str, ...]  # names: of the client, then of the route
@@ -115,7 +120,11 @@ def explain(
         via=resolved.via,
         captured=resolved.captured,
         origin=writer.origin(writer.path),
+        alias_origin=writer.alias(model) if resolved.via == "alias" else "",
         system_prompt=route.system_prompt,
+        system_prompt_origin=writer.origin(*(f"{writer.path}.system_prompt{end}" for end in (".text", ".file", ""))),
+        failover=writer.settings("failover", route.failover),
+        retry=writer.settings("retry", route.retry),
         params=writer.params(route.params, f"{writer.path}.params"),
         targets=tuple(lines),
         budgets=(*(client.budgets if client else ()), *route.budgets),
@@ -159,6 +168,24 @@ class _Lines:
                 found.append(Setting(name=f"{kind}.{name}", value=value, origin=place))
         return tuple(found)
 
+    def alias(self, alias: str) -> str:
+        """Return where an alias of the route was written: under the model, or in the table."""
+        place = next((i for i, name in enumerate(self._route.aliases) if name == alias), None)
+        return self.origin(f"aliases.{alias}" if place is None else f"{self.path}.aliases[{place}]")
+
+    def settings(self, block: str, values: object) -> tuple[Setting, ...]:
+        """List the fields of `failover` or `retry`, each with the most specific place that set it."""
+        found: list[Setting] = []
+        for one in fields(values):  # type: ignore[arg-type]
+            key, value = one.name.removesuffix("_s"), getattr(values, one.name)
+            if is_dataclass(value):
+                found += self.settings(f"{block}.{key}", value)
+            else:
+                origin = self.origin(*(f"{place}.{block}.{key}" for place in (self.path, "defaults"))) or "built in"
+                name = ".".join([*block.split(".")[1:], key]).removesuffix("_ratio")
+                found.append(Setting(name=name, value=value, origin=origin))
+        return tuple(found)
+
     def _line(self, target: Target, label: str, endpoint: str, position: int, why: list[str]) -> TargetLine:
         number, step = self._step(target)
         link = f"{self.path}.chain[{number}]"
@@ -176,6 +203,7 @@ class _Lines:
             params=own,
             sends=_sends(route, own),
             timeouts=self._timeouts(target, path),
+            price=target.price,
         )
 
     def _step(self, target: Target) -> tuple[int, Step]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from routerd.config.changes.leaves import Change, attached, by_name, differences, length, listed, number
+from routerd.config.changes.leaves import Change, attached, by_name, differences, listed, number
+from routerd.config.compile.units import duration_text
 from routerd.graph import Budget, Client, Graph
 
 _IDENTITY = ("kind", "scope")  # with name and subject: what a counter is kept under
@@ -100,7 +101,7 @@ def _budget(path: str, before: Budget, after: Budget) -> Iterator[Change]:
 
 def _allows(budget: Budget) -> str:
     unit = "requests at a time" if budget.kind == "concurrency" else budget.kind
-    window: Any = getattr(budget, "calendar", "") or (length(budget.window_s) if budget.window_s else "")
+    window: Any = getattr(budget, "calendar", "") or (duration_text(budget.window_s) if budget.window_s else "")
     whom = f" for each {budget.scope}" if budget.scope != "global" else ""
     return f"{_limit(budget)} {unit}{f' per {window}' if window else ''}{whom}"
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from routerd.config.compile.units import duration_text
 from routerd.graph import Pattern, Secret
 
 SHOWN_CHARS = 80
@@ -107,7 +108,7 @@ def _shown(value: Any, unit: str = "") -> str:
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, int | float):
-        return length(value) if unit == "s" else number(value) + unit
+        return duration_text(value) if unit == "s" else number(value) + unit
     if isinstance(value, Pattern):
         return value.text
     if isinstance(value, frozenset):
@@ -122,14 +123,6 @@ def _shown(value: Any, unit: str = "") -> str:
 def number(value: float) -> str:
     """Write a number with its thousands apart."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
-
-
-def length(seconds: float) -> str:
-    """Write a duration in the largest unit that is whole."""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
-        if seconds >= unit_s and seconds % unit_s == 0:
-            return f"{seconds / unit_s:.0f}{unit}"
-    return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
 
 
 def listed(names: Iterable[str], most: int = 4, last: str = "and") -> str:

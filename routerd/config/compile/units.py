@@ -27,3 +27,11 @@ def size_bytes(text: str) -> int | None:
     """Return the number of bytes, or None if `text` is no size."""
     found = _SIZE.fullmatch(text)
     return int(float(found.group(1)) * _FACTORS[found.group(2)]) if found else None
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration in the largest unit in which it is whole: the inverse of `duration_s`."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= unit_s and seconds % unit_s == 0:
+            return f"{seconds / unit_s:.0f}{unit}"
+    return f"{seconds:g}s" if seconds >= 1 or not seconds else f"{seconds * 1000:g}ms"

@@ -3,7 +3,7 @@
     syntax     how a command is declared: flags, help, example, exit status
     check      check, test, schema
     compare    diff
-    explain    explain
+    explain    explain (explained: its facts; explain_text: its screen)
     live       reload, status: talk to the admin listener of a running daemon
 
 `add_x(commands)` declares the flags of a command, `x(flags, environ)` runs it and returns the exit status: 0 fine, 1 a difference

@@ -1,47 +1,103 @@
-"""`routerd explain`: the whole decision for a request, without sending one."""
+"""`routerd explain`: what is asked, on the command line. `explained` has the facts, `explain_text` the screen."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from typing import Any
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from routerd.daemon.commands.check import load_or_report
-from routerd.daemon.commands.syntax import FAILED, FINE, INVALID, add_config, command, complain, config_of
+from routerd.daemon.commands.explain_text import render
+from routerd.daemon.commands.syntax import FAILED, FINE, INVALID, add_config, add_format, command, complain, config_of
+from routerd.daemon.terminal import paint_for
 from routerd.errors import RequestError
+
+if TYPE_CHECKING:
+    from routerd.graph import Client, Graph
 
 __all__ = ["add_explain", "explain"]
 
-
 def add_explain(commands: Any) -> None:
     """Declare `explain`."""
-    example = "routerd explain --model gpt-4 --client mobile --down gpu-a"
+    example = "routerd explain --model gpt-4 --client mobile --down gpu-a --used team-tokens=0.9"
     parser = command(commands, "explain", "say where a request would go, and why", example, failed="it would be refused")
     parser.add_argument("--model", required=True, metavar="X", help="the model as a client writes it")
     parser.add_argument("--client", metavar="C", help="a name of the `clients` block")
-    parser.add_argument("--down", action="append", default=[], metavar="E", help="an endpoint to think away; may be repeated")
+    down = "an endpoint, or a provider with all of its own, to think away; may be repeated"
+    parser.add_argument("--down", action="append", default=[], metavar="NAME", help=down)
+    used = "how much of a budget is used, 1 is all; may be repeated"
+    parser.add_argument("--used", action="append", default=[], metavar="BUDGET=PART", help=used)
     add_config(parser)
+    add_format(parser)
 
 
 def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     """Print the decision."""
-    from routerd.plan import explain as explain_plan
-    from routerd.plan import render_explanation
-
     loaded, status = load_or_report(config_of(flags["config"], environ))
     if loaded is None:
         return status
-    graph, client, down = loaded.graph, flags["client"], flags["down"]
-    caller = (graph.clients or {}).get(client) if client else None
-    if client and caller is None:
-        return complain(f"no client is called {client!r}; there are: {', '.join(graph.clients or ()) or 'none'}", INVALID)
-    if unknown := [name for name in down if name not in graph.endpoints]:
-        return complain(f"no endpoint is called {unknown[0]!r}; there are: {', '.join(graph.endpoints)}", INVALID)
+    from routerd.daemon.commands.explained import explained
+    from routerd.daemon.rehearse import Question
+
+    graph = loaded.graph
     try:
-        found = explain_plan(
-            graph, flags["model"], client=caller, down=tuple(down), now_s=time.monotonic(), origins=loaded.origins
+        question = Question(
+            model=flags["model"],
+            client=_client(graph, flags["client"]),
+            down=_down(graph, flags["down"]),
+            used=_used(graph, flags["used"]),
         )
+    except LookupError as exc:
+        return complain(str(exc.args[0]), INVALID)
+    try:
+        told = explained(loaded, question)
     except RequestError as exc:
         return complain(f"{exc.status} {exc.code or exc.type}: {exc.message}", FAILED)
-    print(render_explanation(found).rstrip("\n"))
-    return FINE
+    if flags["format"] == "json":
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        print(render(told, paint_for(sys.stdout)), end="")
+    return FINE if told["status"] == 200 else FAILED
+
+
+# ── what is asked ──
+
+
+def _client(graph: Graph, name: str | None) -> Client | None:
+    if name is None:
+        return None
+    if name in graph.disabled_clients:
+        raise LookupError(f"the client {name!r} is disabled: {graph.disabled_clients[name]}")
+    found: Client = _known(graph.clients or {}, name, "client")
+    return found
+
+
+def _down(graph: Graph, names: Sequence[str]) -> frozenset[str]:
+    found: set[str] = set()
+    for name in names:
+        if name in graph.providers and name not in graph.endpoints:
+            found.update(endpoint.name for endpoint in graph.providers[name].endpoints)
+        else:
+            found.add(_known({**graph.endpoints, **graph.providers}, name, "endpoint").name)
+    return frozenset(found)
+
+
+def _used(graph: Graph, texts: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        name, equals, part = text.partition("=")
+        try:
+            found[name] = float(part)
+        except ValueError:
+            equals = ""
+        if not equals or not 0 <= found[name] < float("inf"):
+            raise LookupError(f"--used {text!r} is not BUDGET=PART, such as team-tokens=0.9")
+        _known(graph.budgets, name, "budget")
+    return found
+
+
+def _known(names: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in names:
+        raise LookupError(f"no {what} is called {name!r}; there are: {', '.join(names) or 'none'}")
+    return names[name]

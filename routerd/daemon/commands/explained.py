@@ -1,0 +1,142 @@
+"""The facts of `routerd explain` as one plain document.
+
+They come from `plan.explain` (route, order, origins) and from a rehearsal (permission, budgets, what would be answered). As JSON
+the document is printed as it is; the text is made of it, so the two say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from routerd.config import Loaded
+from routerd.daemon.rehearse import Question, Stage, refusals
+from routerd.errors import Forbidden
+from routerd.graph import Client, Graph, Route
+from routerd.plan import Explanation, Setting, TargetLine
+from routerd.plan import explain as explain_plan
+from routerd.policy import Charge, charges, dearest, provider_charges
+
+__all__ = ["explained"]
+
+Told = dict[str, Any]
+
+
+def explained(loaded: Loaded, question: Question) -> Told:
+    """Return the decision as plain values; raise RequestError where there is no route to tell of."""
+    graph, client = loaded.graph, question.client
+    rehearsal = Stage(graph).rehearse(question)
+    may = True
+    try:
+        found = explain_plan(graph, question.model, client=client, down=tuple(question.down), origins=loaded.origins)
+    except Forbidden:
+        may = False
+        found = explain_plan(graph, question.model, down=tuple(question.down), origins=loaded.origins)
+    return {
+        "model": question.model,
+        "status": rehearsal.status,
+        "code": rehearsal.code,
+        "message": rehearsal.message,
+        "route": _route(found),
+        "client": _client_told(loaded, client, may) if client else None,
+        "system_prompt": _prompt(found),
+        "params": _settings(found.params),
+        "budgets": _budgets(loaded, question, found),
+        "failover": _settings(found.failover),
+        "retry": _settings(found.retry),
+        "targets": [_target(graph, question, found.route, line) for line in found.targets],
+    }
+
+
+def _route(found: Explanation) -> Told:
+    return {
+        "name": found.route.name,
+        "via": found.via,
+        "captured": list(found.captured),
+        "description": found.route.description,
+        "origin": found.origin,
+        "alias_origin": found.alias_origin,
+    }
+
+
+def _client_told(loaded: Loaded, client: Client, may: bool) -> Told:
+    origin = str(loaded.origins.get(f"clients.{client.name}", ""))
+    return {"name": client.name, "may_use": may, "models": [one.text for one in client.models], "origin": origin}
+
+
+def _prompt(found: Explanation) -> Told | None:
+    prompt = found.system_prompt
+    if prompt is None:
+        return None
+    return {"mode": prompt.mode, "characters": len(prompt.text), "origin": found.system_prompt_origin}
+
+
+def _settings(settings: Sequence[Setting]) -> list[Told]:
+    return [{"name": one.name, "value": _plain(one.value), "origin": one.origin} for one in settings]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _target(graph: Graph, question: Question, route: Route, line: TargetLine) -> Told:
+    refused = refusals(_at_target(graph, question, route, line), question, route, line.price) if line.position else {}
+    return {
+        "position": line.position,
+        "target": line.label,
+        "endpoint": line.endpoint,
+        "step": line.step,
+        "why": [*line.why, *(f"budget {budget} refuses: passed over" for budget in refused)],
+        "origin": line.origin,
+        "params": _settings(line.params),
+        "sends": _settings(line.sends),
+        "timeouts": _settings(line.timeouts),
+    }
+
+
+def _budgets(loaded: Loaded, question: Question, found: Explanation) -> list[Told]:
+    """List what is attached to the client, the model and the providers of the plan: whom it counts, and what it would say."""
+    graph, client, route = loaded.graph, question.client, found.route
+    price = dearest(line.price for line in found.targets)
+    asked = [(charge, price) for charge in charges(graph, client=client, route=route, captured_model=question.model)]
+    asked += [(charge, line.price) for line in found.targets for charge in _at_target(graph, question, route, line)]
+    distinct = {charge.key: (charge, price) for charge, price in asked if not charge.pace}
+    told = []
+    for charge, price in distinct.values():
+        budget = charge.budget
+        told.append(
+            {
+                "name": budget.name,
+                "of": _owner(graph, budget.name, client, route),
+                "kind": budget.kind,
+                "limit": charge.limit / 1e9 if budget.kind == "usd" else charge.limit,  # kept in nano-dollars
+                "window_s": charge.window_s,
+                "calendar": charge.calendar,
+                "scope": budget.scope,
+                "subject": charge.subject,
+                "shadow": budget.shadow,
+                "used_ratio": question.used.get(budget.name, 0.0),
+                "refuses": refusals((charge,), question, route, price).get(budget.name, ""),
+                "origin": str(loaded.origins.get(f"budgets.{budget.name}", "")),
+            }
+        )
+    return told
+
+
+def _at_target(graph: Graph, question: Question, route: Route, line: TargetLine) -> tuple[Charge, ...]:
+    name, _, model = line.label.partition("/")
+    return provider_charges(graph, (graph.providers[name], line.endpoint), model, question.client, route)
+
+
+def _owner(graph: Graph, budget: str, client: Client | None, route: Route) -> str:
+    if client is not None and budget in client.budgets:
+        return f"client {client.name}"
+    if budget in route.budgets:
+        return f"model {route.name}"
+    providers = (graph.providers[target.provider] for step in route.chain for target in step.targets)
+    return next((f"provider {provider.name}" for provider in providers if budget in provider.budgets), "")
