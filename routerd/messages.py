@@ -45,6 +45,8 @@ class ModelRequest:
     request_id: str = ""
     arrived_at_s: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
+    native: Mapping[str, Any] | None = None  # the client's own fields where it spoke another API, for a target that speaks it too
+    dropped: tuple[str, ...] = ()  # and what of them `body` has no word for
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,92 @@
+"""The client's side: how whoever called `/v1/messages` is answered, whatever the target spoke.
+
+Over a target that speaks Anthropic (`native`) answers and streams are its own and pass; over any other they are OpenAI's and are
+said anew (`encoder`). Which of the two is seen from the scan and from the body; nothing is to be switched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from routerd.messages import ModelRequest, Usage
+from routerd.wire.anthropic.encoder import MessagesEncoder, answer_to_messages
+from routerd.wire.anthropic.errors import error_body, error_event
+from routerd.wire.anthropic.native import NativeScan
+from routerd.wire.client import own_error
+from routerd.wire.dialect import Scan
+from routerd.wire.relay_scan import DONE, StreamFault
+
+__all__ = ["EncodingScan", "MessagesClient"]
+
+_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+class EncodingScan:
+    """A scan whose events are said in Anthropic's words. The facts are those of the scan inside."""
+
+    __slots__ = ("_inner", "content", "done", "encoder", "fault", "finished", "malformed", "model", "usage")
+
+    def __init__(self, inner: Scan, asked_model: str) -> None:
+        self._inner = inner
+        self.encoder = MessagesEncoder(asked_model)
+        self.content = False
+        self.finished = False
+        self.done = False
+        self.usage: Usage | None = None
+        self.fault: StreamFault | None = None
+        self.malformed = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived; return the events that may be forwarded now."""
+        out = self._inner.feed(data)
+        said = self.encoder.feed(out) if out else b""
+        self._note()
+        return said
+
+    def close(self) -> bytes:
+        """The upstream's bytes have ended; return what was still held. The end itself is said by `own` or was said."""
+        out = self._inner.close()
+        said = self.encoder.feed(out) if out else b""
+        self._note()
+        return said
+
+    def _note(self) -> None:
+        inner = self._inner
+        self.content = inner.content
+        self.finished = inner.finished
+        self.done = inner.done
+        self.usage = inner.usage
+        self.malformed = inner.malformed
+        if self.fault is None:
+            self.fault = StreamFault(self.encoder.broken) if self.encoder.broken else inner.fault
+
+
+class MessagesClient:
+    """A client of the Messages API (Anthropic's SDKs, Claude Code)."""
+
+    name = "messages"
+
+    def answer(self, body: bytes, request: ModelRequest) -> bytes:
+        """Say a whole answer. Raises ProtocolFault."""
+        return answer_to_messages(body, request.model)
+
+    def scan(self, scan: Scan, request: ModelRequest) -> Scan:
+        """Say the stream of `scan`."""
+        return scan if isinstance(scan, NativeScan) else EncodingScan(scan, request.model)
+
+    def own(self, scan: Scan, events: bytes) -> bytes:
+        """Say the end of a stream that had a finish but no end mark, or the error that ends a broken one."""
+        if events == DONE:
+            return scan.encoder.finish() if isinstance(scan, EncodingScan) else _STOP
+        error = own_error(events)
+        return error_event(str(error.get("type")), str(error.get("message")), _more(error))
+
+    def error(self, status: int, error: Mapping[str, Any], request_id: str) -> bytes:
+        """Say an error; `error` is OpenAI's error object."""
+        return error_body(status, str(error.get("type")), str(error.get("message")), request_id, _more(error))
+
+
+def _more(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Anthropic's shape has no place for and its SDKs pass on: routerd's code, the attempts."""
+    return {key: value for key, value in error.items() if key not in ("type", "message") and value is not None}
