@@ -16,7 +16,7 @@ from pathlib import Path
 from routerd.config.compile import Build, Case, compile_cases, compile_graph
 from routerd.config.report import Report
 from routerd.config.shape import Schema, explain
-from routerd.config.source import Input, Reader, assemble, cast, fill_in, stand_in
+from routerd.config.source import Input, Kept, Reader, assemble, cast, fill_in, stand_in
 from routerd.config.tree import Origin, Origins, Tree
 from routerd.config.tree import Path as TreePath
 from routerd.errors import ConfigError, Problem
@@ -31,13 +31,15 @@ class Loaded:
 
     `inputs`: everything it depends on, in the order of reading: files, the directories of include patterns, and (with an empty
     hash) files that are not there but would change it. `origins`: `models.m.chain[0].model` -> where that was written. `tests`
-    are looked up, not run: that takes the packages that decide.
+    are looked up, not run: that takes the packages that decide. `kept`: what was read, so that the same load can be done again
+    without the files.
     """
 
     graph: Graph
     inputs: tuple[Input, ...]
     warnings: tuple[Problem, ...]
     origins: Mapping[str, Origin] = field(repr=False)
+    kept: Kept = field(repr=False)
     tests: tuple[Case, ...] = ()
     report: Report = field(repr=False)
 
@@ -46,13 +48,13 @@ class Loaded:
         return self.report.made(stage, code, self.report.tree.place(path), message, path=path, hint=hint)
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """Read, check and compile the configuration at `path`.
+def load(path: Path, environ: Mapping[str, str], kept: Kept | None = None) -> Loaded:
+    """Read, check and compile the configuration at `path`; with `kept`, as its files were at that earlier load.
 
     Raise ConfigError with every problem found, warnings included, and with all inputs known so far: a change of any of them is a
     reason to try again. Blocks for as long as it takes (0.5 s for 2,000 models); call it where nothing else waits.
     """
-    reader = Reader()
+    reader = Reader(kept)
     tree = Tree()
     report = Report(tree)
     filled = assemble(Path(path), environ, reader, report)
@@ -73,7 +75,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
         raise ConfigError(report.problems, inputs=[one.path for one in reader.inputs])
     warnings = tuple(sorted(report.problems, key=lambda p: (p.file, p.line, p.column)))
     return Loaded(
-        graph=graph, inputs=reader.inputs, warnings=warnings, origins=Origins(tree), tests=cases, report=report
+        graph=graph,
+        inputs=reader.inputs,
+        warnings=warnings,
+        origins=Origins(tree),
+        kept=reader.kept(path),
+        tests=cases,
+        report=report,
     )
 
 

@@ -1,9 +1,11 @@
 """The composition root: processes, reloads, the operator's commands.
 
     cli, commands, settings   what an operator types, and what it is worth (commands: one module each)
-    control                   the control process: puts the parts together, answers the admin listener
+    control, first            the control process: puts the parts together; the first generation
+    operator, events, trial   what an operator may ask and order; what happened; probation as it runs
+    notify                    systemd: ready, reloading, stopping, watchdog, sockets
     load, cases, rehearse     a configuration that may serve: loaded, and its own tests run
-    watch, reload             a change of the inputs -> one queue -> load, check, pack, publish
+    watch, reload             a change of the inputs -> one queue -> load, check, pack, publish; what is remembered of it
     generation, crew, channel a configuration on its way to all workers; the workers as control sees them; the wire between
     worker                    one serving process: a loop around the gateway
     process                   a worker process as the operating system knows it

@@ -20,6 +20,7 @@ from routerd.errors import Problem
 from routerd.observe import Snapshot
 
 __all__ = [
+    "NOTICES",
     "Abort",
     "Ask",
     "Channel",
@@ -27,11 +28,13 @@ __all__ = [
     "Committed",
     "Drain",
     "Hello",
+    "Notice",
     "Piece",
     "Prepare",
     "Prepared",
     "Stream",
     "Tick",
+    "decode",
     "encode",
 ]
 
@@ -110,13 +113,25 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A sign of life: changed series and, with the last piece, requests in flight by generation."""
+    """A sign of life: changed series and, with the last piece, requests by generation."""
 
     snapshot: Snapshot
     inflight: dict[int, int] = field(default_factory=dict)
+    outcomes: dict[int, tuple[int, int]] = field(default_factory=dict)  # by generation: requests that ended, and that failed
     lag_s: float = 0.0
     ticket: int = 0  # of the Ask this answers; 0: a regular one
     last: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something an operator wants to hear of at once: control makes an event of it. `kind` is one of NOTICES."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)  # plain values, names of the configuration, never a secret
+
+
+NOTICES = frozenset({"breaker", "cooldown", "budget_exhausted"})
 
 
 class Stream(Protocol):
@@ -154,6 +169,11 @@ def encode(message: Any) -> bytes:
     frame = out.getbuffer()
     _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
     return bytes(frame)
+
+
+def decode(frame: bytes) -> Any:
+    """Return the message of a whole frame."""
+    return pickle.loads(memoryview(frame)[_LENGTH.size :])
 
 
 class Channel:

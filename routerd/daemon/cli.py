@@ -16,7 +16,7 @@ from routerd import __version__
 from routerd.daemon.commands.check import add_check, add_schema, add_test, check, schema, test
 from routerd.daemon.commands.compare import add_diff, diff
 from routerd.daemon.commands.explain import add_explain, explain
-from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, admin_of, command, complain
+from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
 from routerd.daemon.settings import DEFAULTS, settings_from
 
 __all__ = ["main"]
@@ -46,6 +46,8 @@ def _parser() -> Parser:
     add_schema(commands)
     add_explain(commands)
     _add_reload(commands)
+    _add_rollback(commands)
+    _add_history(commands)
     _add_status(commands)
     return parser
 
@@ -67,7 +69,8 @@ def _add_serve(commands: Any) -> None:
     flag("--listen", "where clients connect; port 0: any free one", metavar="HOST:PORT")
     flag("--admin", "where /metrics, /-/status and reload are", metavar="HOST:PORT")
     flag("--workers", "serving processes, or `auto`: one per CPU", metavar="N")
-    flag("--state-dir", "where the real addresses are written to routerd.json", metavar="DIR")
+    flag("--state-dir", "where the real addresses (routerd.json) and the last good configuration are kept", metavar="DIR")
+    flag("--on-invalid", "fail, or last-good: start with what was kept when the files are wrong", metavar="WHAT")
     flag("--drain-timeout", "how long running requests may finish after SIGTERM", metavar="TIME")
     flag("--log-format", "text or json", metavar="FORMAT")
     serve.add_argument(
@@ -83,7 +86,20 @@ def _add_reload(commands: Any) -> None:
         commands, "reload", "have the daemon read its configuration again", "routerd reload --wait --admin 127.0.0.1:9090"
     )
     reload.add_argument("--wait", action="store_true", help="return when every worker serves it, one being restarted too")
+    reload.add_argument("--allow-removal", action="store_true", help="even if most models or providers go")
     add_admin(reload)
+
+
+def _add_rollback(commands: Any) -> None:
+    rollback = command(commands, "rollback", "serve an earlier generation again, until the file changes", "routerd rollback 3")
+    rollback.add_argument("to", nargs="?", type=int, metavar="N", help="its number, see history; default: what served before")
+    add_admin(rollback)
+
+
+def _add_history(commands: Any) -> None:
+    history = command(commands, "history", "list the last generations that served", "routerd history --format json")
+    add_format(history)
+    add_admin(history)
 
 
 def _add_status(commands: Any) -> None:
@@ -114,8 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     settings = settings_from(flags, environ)
     try:
-        with open(settings.config, "rb"):
-            pass
+        if settings.on_invalid == "fail":
+            with open(settings.config, "rb"):
+                pass
     except FileNotFoundError:
         return complain(f"{settings.config} does not exist; create it, or name another file with --config", CANNOT_REACH)
     except OSError as exc:
@@ -128,7 +145,19 @@ def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
 def _reload(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     from routerd.daemon.commands.live import reload
 
-    return reload(admin_of(flags, environ), flags["wait"])
+    return reload(admin_of(flags, environ), wait=flags["wait"], allow_removal=flags["allow_removal"])
+
+
+def _rollback(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    from routerd.daemon.commands.live import rollback
+
+    return rollback(admin_of(flags, environ), flags["to"])
+
+
+def _history(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    from routerd.daemon.commands.live import history
+
+    return history(admin_of(flags, environ), flags["format"])
 
 
 def _status(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
@@ -145,6 +174,8 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "schema": schema,
     "explain": explain,
     "reload": _reload,
+    "rollback": _rollback,
+    "history": _history,
     "status": _status,
 }
 

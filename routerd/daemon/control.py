@@ -2,7 +2,7 @@
 
 It carries no traffic, so it may take 100 ms of CPU for a reload while streams run on. `serve` is the order of a life: sockets,
 workers (they import while the configuration loads), first generation, then watch until a signal, then drain. What it is made
-of decides elsewhere; here the parts are put together and asked for the status.
+of decides elsewhere; here the parts are put together.
 """
 
 from __future__ import annotations
@@ -18,52 +18,63 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
 from routerd.daemon import log as logs
-from routerd.daemon.crew import Crew, StartFailed
+from routerd.daemon.crew import Crew
 from routerd.daemon.drain import Ending, drain
+from routerd.daemon.events import Events
+from routerd.daemon.first import CANNOT_REACH, FINE, first_generation
+from routerd.daemon.notify import Notifier, inherited_sockets, notifier_of
+from routerd.daemon.operator import ControlRoom
 from routerd.daemon.process import Processes
-from routerd.daemon.report import problem_as_json, report
-from routerd.daemon.settings import Address, Listeners, Settings, bind
+from routerd.daemon.report import report
+from routerd.daemon.settings import Address, Listeners, Settings, address_of, bind
 from routerd.daemon.tasks import Tasks
 from routerd.errors import Problem
-from routerd.observe import Metrics, merge, render_metrics
+from routerd.observe import Metrics
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from routerd.config import Kept, Loaded
     from routerd.daemon.reload import Outcome
+    from routerd.daemon.reload.history import Entry
     from routerd.graph import Graph
 
-__all__ = ["CANNOT_REACH", "FAILED", "FINE", "INVALID", "Control", "serve"]
+__all__ = ["Control", "serve"]
 
 log = logging.getLogger("routerd.control")
 
-FINE, FAILED, INVALID, CANNOT_REACH = 0, 1, 2, 3
-SCRAPE_TIMEOUT_S = 0.5
+CHANGES_TOLD = 50
 NO_WORKER_PAUSE_S = 1.0  # before an edit is tried again that no worker was there to take
-STORM_SPACING_S = 0.25  # between two reloads for file changes; the first one is not delayed
 
 
 class Control:
-    """The control process once its sockets and workers exist."""
+    """The parts of the control process, once its sockets and workers exist."""
 
-    def __init__(self, settings: Settings, crew: Crew, metrics: Metrics, *, public: bool) -> None:
-        from routerd.daemon.reload import Reloader
+    def __init__(self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, *, public: bool) -> None:
+        from routerd.daemon.reload import Reloader, Steps, Teller
+        from routerd.daemon.reload.keep import Keeper
+        from routerd.daemon.reload.probation import Count
+        from routerd.daemon.trial import Trials
         from routerd.daemon.watch import Watcher
 
         self.settings = settings
         self.crew = crew
-        self.metrics_of_control = metrics
+        self.metrics = metrics
+        self.notifier = notifier
         self.ending = Ending()
         self.tasks = Tasks()
+        self.events = Events()
+        crew.news = self.events.emit
         self._public = public
-        self._started_s = time.monotonic()
-        self._last_file_reload_s = -STORM_SPACING_S
+        for name in ("drift", "file_present", "watch_last_look_timestamp_seconds"):
+            metrics.gauge(f"routerd_config_{name}")
         self.watcher = Watcher(
             [settings.config],
             self._changed,
@@ -71,21 +82,23 @@ class Control:
             looked=self._looked,
             failed=metrics.counter("routerd_config_watch_errors_total").inc,
         )
-        self.reloader = Reloader(
-            load=self._load,
-            gate=self._gate,
-            publish=crew.publish,
-            inputs=self.watcher,
-            metrics=metrics,
-            report=partial(report, stream=sys.stderr),
+        steps = Steps(load=self._load, gate=self._gate, compare=changes_in_words, publish=crew.publish)
+        teller = Teller(metrics, partial(report, stream=sys.stderr))
+        self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)
+        self.reloader.before.append(self._reload_begins)
+        self.reloader.listeners.append(self._reload_ended)
+        self.keeper = Keeper(settings.state_dir, time.time)
+        self.trials = Trials(
+            self.reloader,
+            lambda: {number: Count(*pair) for number, pair in crew.outcomes().items()},
+            self._proven,
+            time.monotonic,
         )
 
-    # ── configuration ──
-
-    def _load(self) -> Any:
+    def _load(self, kept: Kept | None) -> Loaded:
         from routerd.daemon.load import load_checked
 
-        loaded = load_checked(self.settings.config, os.environ)
+        loaded = load_checked(self.settings.config, os.environ, kept)
         self.watcher.settle.settle_s = loaded.graph.reload.settle_s
         return loaded
 
@@ -105,104 +118,61 @@ class Control:
         )
 
     async def _changed(self, seen_at_s: float) -> None:
-        spacing_s = self._last_file_reload_s + STORM_SPACING_S - time.monotonic()
-        if spacing_s > 0:
-            await asyncio.sleep(spacing_s)
         outcome = await self.reloader.request("file", seen_at_s)
-        self._last_file_reload_s = time.monotonic() + (NO_WORKER_PAUSE_S if outcome.untried else 0.0)
+        if outcome.untried:
+            self.watcher.throttle.hold(time.monotonic() + NO_WORKER_PAUSE_S)
 
     def _looked(self, present: bool) -> None:
-        gauge = self.metrics_of_control.gauge
+        gauge = self.metrics.gauge
         gauge("routerd_config_file_present").set(float(present))
         gauge("routerd_config_watch_last_look_timestamp_seconds").set(time.time())
-        gauge("routerd_config_drift").set(float(self.drifts()))
+
+    def _proven(self, entry: Entry) -> None:
+        if entry.source == "file":  # else it comes from there
+            self.keeper.keep(entry.package.digest, entry.kept)
+
+    def _reload_begins(self) -> None:
+        if self.reloader.serving is not None:
+            self.notifier.reloading()
+
+    def _reload_ended(self, outcome: Outcome) -> None:
+        self.events.emit(outcome.event, outcome.as_json())
+        if outcome.trigger != "start":
+            self.notifier.ready(self.summary())
+
+    def summary(self) -> str:
+        """Return in a line what serves, for a service manager."""
+        last, serving = self.reloader.last, self.reloader.serving
+        if last is None or serving is None:
+            return "nothing serves yet"
+        words = f"generation {serving.number} serves {len(serving.models)} models"
+        return words if last.ok else f"{words}; the last reload was refused: {last.result}"
 
     def drifts(self) -> bool:
-        """Whether the files differ from what serves: they are wrong, or a change is not taken up yet."""
-        last = self.reloader.last
-        return last is None or not last.ok or self.watcher.settle.changed_at_s is not None
-
-    # ── what the admin listener asks (server.admin.Operator) ──
-
-    def not_ready(self) -> str:
-        """Return why requests are not served, or an empty string."""
-        if self.ending.asked.is_set():
-            return "draining"
-        if self.reloader.serving is None:
-            return "no generation serves yet"
-        return "" if any(slot.usable.is_set() for slot in self.crew.slots) else "no worker is up"
-
-    def status(self) -> Mapping[str, Any]:
-        """Return the status as plain values."""
-        serving = self.reloader.serving
-        last = self.reloader.last
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self._started_s, 3),
-            "ready": not self.not_ready(),
-            "generation": serving.number if serving else 0,
-            "digest": serving.digest if serving else "",
-            "source": "file",
-            "config": str(self.settings.config),
-            "inputs": [str(path) for path in self.watcher.paths],
-            "drift": self.drifts(),
-            "listen": str(self.settings.listen),
-            "models": len(serving.models) if serving else 0,
-            "disabled": dict(serving.disabled) if serving else {},
-            "last_reload": outcome_as_json(last) if last else None,
-            "workers": [
-                {
-                    "worker": slot.index,
-                    "pid": slot.pid,
-                    "up": slot.usable.is_set(),
-                    "generation": slot.generation,
-                    "digest": slot.digest,
-                    "inflight": sum(slot.inflight.values()),
-                    "restarts": slot.restarts,
-                    "event_loop_lag_s": round(slot.lag_s, 6),
-                }
-                for slot in self.crew.slots
-            ],
-        }
-
-    async def metrics(self) -> bytes:
-        """Return the text exposition of all processes."""
-        snapshots = await self.crew.collect(SCRAPE_TIMEOUT_S)
-        own = self.metrics_of_control.snapshot()
-        for number, inflight in self.crew.inflight().items():
-            own.values[("routerd_config_generation_inflight", (str(number),))] = inflight
-        total = merge([own, *snapshots], self.crew.retired)
-        return await asyncio.to_thread(render_metrics, [total])
-
-    async def reload(self) -> tuple[bool, Mapping[str, Any]]:
-        """Reload for the API."""
-        outcome = await asyncio.shield(self.reloader.request("api"))
-        return outcome.ok, outcome_as_json(outcome)
+        """Whether the files differ from what serves: wrong, rolled back, or a change is not taken up yet."""
+        return self.reloader.drifts or self.watcher.settle.changed_at_s is not None
 
 
-def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
-    """Return `outcome` with plain values."""
-    return {
-        "result": outcome.result,
-        "trigger": outcome.trigger,
-        "generation": outcome.generation,
-        "digest": outcome.digest,
-        "at_unix_s": round(outcome.at_unix_s, 3),
-        "duration_s": round(outcome.duration_s, 6),
-        "problems": [problem_as_json(problem) for problem in outcome.problems],
-    }
+def changes_in_words(old: Graph, new: Graph) -> tuple[str, ...]:
+    """Return what changes from one graph to another, as far as it can be read."""
+    from routerd.config import diff
+
+    texts = [change.text for change in diff(old, new)]
+    rest = len(texts) - CHANGES_TOLD
+    return (*texts[:CHANGES_TOLD], *([f"and {rest} more changes"] if rest > 0 else []))
 
 
 def serve(settings: Settings) -> int:
     """Run the daemon until it is told to end; return the exit status."""
     logs.setup(settings.log_format, "control")
+    notifier = notifier_of(os.environ, os.getpid())
+    inherited = inherited_sockets(os.environ, os.getpid())
     try:
-        listeners = Listeners(settings.listen, settings.workers)
+        listeners = Listeners(settings.listen, settings.workers, inherited.get("data"))
     except OSError as exc:
         return _cannot_listen(settings.listen, exc, "--listen")
     try:
-        admin = bind(settings.admin, shared=False)
+        admin = inherited.get("admin") or bind(settings.admin, shared=False)
         admin.listen(128)
     except OSError as exc:
         return _cannot_listen(settings.admin, exc, "--admin")
@@ -215,7 +185,7 @@ def serve(settings: Settings) -> int:
 
         sys.setswitchinterval(0.001)  # a reload compiles in a thread; the admin listener answers in between
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, listeners, admin, processes, counters.drop_worker))
+            return runner.run(_serve(settings, Sockets(listeners, admin), processes, counters.drop_worker, notifier))
     except KeyboardInterrupt:  # before the signal handlers stood
         return FINE
     finally:
@@ -227,7 +197,15 @@ def _cannot_listen(address: Address, exc: OSError, flag: str) -> int:
     return CANNOT_REACH
 
 
-async def _serve(settings: Settings, listeners: Listeners, admin: socket.socket, processes: Processes, dropped: Any) -> int:
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where clients and operators connect."""
+
+    data: Listeners
+    admin: socket.socket
+
+
+async def _serve(settings: Settings, sockets: Sockets, processes: Processes, dropped: Any, notifier: Notifier) -> int:
     metrics = Metrics()
     crew = Crew(
         settings.workers,
@@ -235,20 +213,21 @@ async def _serve(settings: Settings, listeners: Listeners, admin: socket.socket,
         metrics=metrics,
         dropped=dropped,
         clock=time.monotonic,
-        paused=listeners.close,
+        paused=sockets.data.close,
     )
-    control = Control(settings, crew, metrics, public=listeners.is_public)
+    control = Control(settings, crew, metrics, notifier, public=sockets.data.is_public)
     control.ending.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     crew.start()
-    admin_up = control.tasks.start(_serve_admin(control, admin), "admin")
+    admin_up = control.tasks.start(_serve_admin(control, sockets.admin), "admin")
     try:
         control.tasks.start(control.reloader.run(), "reload")
-        status = await _first_generation(control)
+        status = await first_generation(control)
         if status is not None:
             return status
         runner = await admin_up
-        status = await _run(control, listeners, admin)
+        status = await _run(control, sockets)
+        control.events.end()
         await runner.cleanup()
         return status
     finally:
@@ -261,54 +240,47 @@ async def _serve_admin(control: Control, sock: socket.socket) -> web.AppRunner:
     module = await asyncio.to_thread(importlib.import_module, "routerd.server.admin")
     from aiohttp import web
 
-    runner = web.AppRunner(module.admin_app(control), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    runner = web.AppRunner(module.admin_app(ControlRoom(control)), access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, sock).start()
     return runner
 
 
-async def _first_generation(control: Control) -> int | None:
-    """Load and publish for the first time; return the exit status if the daemon cannot go on."""
-    first = control.reloader.request("start")
-    asked = asyncio.ensure_future(control.ending.asked.wait())
-    await asyncio.wait((first, control.crew.failed, asked), return_when=asyncio.FIRST_COMPLETED)
-    if asked.done():
-        return FINE
-    asked.cancel()
-    if not first.done():
-        with contextlib.suppress(StartFailed):
-            control.crew.failed.result()
-        log.error("the daemon does not start: %s", control.crew.failed.exception())
-        return FAILED
-    outcome = first.result()
-    if outcome.ok:
-        return None
-    return CANNOT_REACH if outcome.unreadable else INVALID
-
-
-async def _run(control: Control, listeners: Listeners, admin: socket.socket) -> int:
+async def _run(control: Control, sockets: Sockets) -> int:
     """Watch the inputs until a signal comes, then drain."""
     from routerd.daemon.watch import notifications
 
-    settings = control.settings
+    settings, notifier = control.settings, control.notifier
     control.tasks.start(control.watcher.run(), "watch")
+    control.tasks.start(control.keeper.run(), "keep")
+    control.tasks.start(control.trials.run(), "probation")
+    if notifier.watchdog_s is not None:
+        control.tasks.start(_stay_alive(notifier, notifier.watchdog_s), "watchdog")
     control.tasks.start(notifications(lambda: control.watcher.paths, control.watcher.wake), "notifications")
     addresses = {
-        "listen": f"http://{listeners.address}",
-        "admin": f"http://{Address(settings.admin.host, admin.getsockname()[1])}",
+        "listen": f"http://{sockets.data.address}",
+        "admin": f"http://{address_of(sockets.admin)}",
     }
     with _state_file(settings.state_dir, addresses):
         _announce(control, **addresses)
+        notifier.ready(control.summary())
         await control.ending.asked.wait()
+        notifier.stopping()
         log.info("draining for up to %g s", settings.drain_timeout_s)
         finished = await drain(
             control.ending,
             settings.drain_timeout_s,
-            close_listeners=listeners.close_all,
+            close_listeners=sockets.data.close_all,
             drain_workers=control.crew.drain,
         )
         log.info("ended" if finished else "ended before everything was finished")
     return FINE
+
+
+async def _stay_alive(notifier: Notifier, each_s: float) -> None:
+    while True:
+        notifier.alive()
+        await asyncio.sleep(each_s)
 
 
 def _announce(control: Control, listen: str, admin: str) -> None:
@@ -319,7 +291,8 @@ def _announce(control: Control, listen: str, admin: str) -> None:
     say = log.info
     say("routerd %s serves %s with %d worker(s)", __version__, listen, settings.workers)
     say("admin: %s (GET / lists its pages)", admin)
-    say("generation %d of %s, digest %s", serving.number, settings.config, serving.digest[:16])
+    kept = ", as it was kept: the file is not usable" if control.reloader.source == "last_good" else ""
+    say("generation %d of %s, digest %s%s", serving.number, settings.config, serving.digest[:16], kept)
     say("models: %s", names or "patterns only")
     if serving.open:
         say("no `clients` block: anybody who can reach the address may call")

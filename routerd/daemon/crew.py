@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from routerd.daemon.channel import Abort, Ask, Commit, Committed, Drain, Hello, Prepared, Stream, Tick
+from routerd.daemon.channel import Abort, Ask, Commit, Committed, Drain, Hello, Notice, Prepared, Stream, Tick
 from routerd.daemon.generation import BUILD_TIMEOUT, NO_WORKER, Package, WorkerGone, build_problem, publish
 from routerd.daemon.tasks import Tasks
 from routerd.errors import ConfigError
@@ -54,6 +54,17 @@ class Link(Protocol):
 Spawn = Callable[[int], Awaitable[Link]]
 
 
+REMEMBERED = 32  # generations whose outcomes are kept: more than the history holds
+
+
+def _add_outcomes(total: dict[int, tuple[int, int]], more: dict[int, tuple[int, int]]) -> None:
+    for number, (ended, failed) in more.items():
+        before = total.get(number, (0, 0))
+        total[number] = (before[0] + ended, before[1] + failed)
+    for number in sorted(total)[:-REMEMBERED]:
+        del total[number]
+
+
 class Slot:
     """The place of worker `index`: its process now, and what is known of it."""
 
@@ -64,6 +75,7 @@ class Slot:
         self.digest = ""
         self.lag_s = 0.0
         self.inflight: dict[int, int] = {}
+        self.outcomes: dict[int, tuple[int, int]] = {}  # also of generations that the worker has forgotten
         self.snapshot = Snapshot()
         self.usable = asyncio.Event()  # it waits for the first generation, or serves the current one
         self.pausing = False
@@ -127,6 +139,9 @@ class Slot:
             self.snapshot.update(message.snapshot)
             if message.last:
                 self.inflight = message.inflight
+                self.outcomes.update(message.outcomes)
+                for number in sorted(self.outcomes)[:-REMEMBERED]:
+                    del self.outcomes[number]
                 self.lag_s = message.lag_s
                 self._answer("tick", message.ticket, message)
 
@@ -156,7 +171,10 @@ class Slot:
 
 
 class Crew:
-    """All workers. `dropped(index)` is called when a process ended, `paused(index)` before a long wait for the next one."""
+    """All workers. `dropped(index)` is called when a process ended, `paused(index)` before a long wait for the next one.
+
+    `news(kind, fields)` is told of what an operator wants to hear: `worker_restarted`, and what workers send as a Notice.
+    """
 
     def __init__(
         self,
@@ -178,6 +196,8 @@ class Crew:
         self._metrics = metrics
         self._dropped = dropped
         self._paused = paused
+        self.news: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None
+        self._outcomes: dict[int, tuple[int, int]] = {}  # of processes that ended
         self._clock = clock
         self._sleep = sleep
         self._publishing = asyncio.Lock()
@@ -233,6 +253,13 @@ class Crew:
         for slot in self.slots:
             total.update(slot.inflight)
         return dict(total)
+
+    def outcomes(self) -> dict[int, tuple[int, int]]:
+        """Return, by generation, the requests that ended at a target and those that failed, over all workers ever."""
+        total: dict[int, tuple[int, int]] = {}
+        for each in (self._outcomes, *(slot.outcomes for slot in self.slots)):
+            _add_outcomes(total, each)
+        return total
 
     async def drain(self, timeout_s: float) -> None:
         """Let every worker finish what runs, and return when all have ended."""
@@ -304,6 +331,7 @@ class Crew:
             slot.pausing = False
             slot.restarts += 1
             self._metrics.counter("routerd_worker_restarts_total", str(slot.index)).inc()
+            self.news("worker_restarted", {"worker": slot.index, "status": status, "restarts": slot.restarts})
 
     async def _listen(self, slot: Slot, link: Link) -> None:
         while True:
@@ -317,6 +345,8 @@ class Crew:
                     slot.usable.set()
                 else:
                     self._tasks.start(self._bring_up(slot, link), f"bring-up-{slot.index}")
+            elif isinstance(message, Notice):
+                self.news(message.kind, {**message.fields, "worker": slot.index})
             else:
                 slot.heard(message)
                 if isinstance(message, Committed):
@@ -350,6 +380,8 @@ class Crew:
     def _bury(self, slot: Slot) -> None:
         self.retired.absorb(slot.snapshot)
         slot.snapshot = Snapshot()
+        _add_outcomes(self._outcomes, slot.outcomes)
+        slot.outcomes = {}
         slot.ended()
         self._metrics.gauge("routerd_worker_up", str(slot.index)).set(0)
         self._dropped(slot.index)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from routerd.daemon.channel import Committed, Piece, Prepare, Prepared, encode
+from routerd.daemon.channel import Committed, Piece, Prepare, Prepared, decode, encode
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 
-__all__ = ["BUILD_TIMEOUT", "NO_WORKER", "Assembly", "Package", "Port", "WorkerGone", "build_problem", "pack", "publish"]
+__all__ = [
+    "BUILD_TIMEOUT", "NO_WORKER", "Assembly", "Package", "Port", "WorkerGone", "build_problem", "pack", "publish", "unpack",
+]  # fmt: skip
 
 NO_WORKER = "no-worker"  # problem codes that tell of the workers, not of the configuration
 BUILD_TIMEOUT = "build-timeout"
@@ -37,10 +39,11 @@ class Package:
 
     number: int
     digest: str
-    frames: tuple[bytes, ...]
+    frames: tuple[bytes, ...] = field(repr=False)  # with the credentials
     models: tuple[str, ...]  # exact names that are offered, in file order
     open: bool  # no clients block: anybody may call
     disabled: Mapping[str, str] = field(default_factory=dict)  # providers.x or clients.x -> why it is not used
+    empty: bool = False  # nothing is offered, and the file does not say that this is meant
 
 
 class Port(Protocol):
@@ -80,7 +83,21 @@ def pack(number: int, graph: Graph) -> Package:
         models=offered,
         open=graph.clients is None,
         disabled=disabled,
+        empty=not (graph.allow_empty or _offers(graph)),
     )
+
+
+def _offers(graph: Graph) -> bool:
+    direct = any(provider.direct and not provider.disabled for provider in graph.providers.values())
+    return direct or any(route.enabled for route in graph.routes.values())
+
+
+def unpack(package: Package) -> Graph:
+    """Return the graph that was packed."""
+    assembly = Assembly(package.number)
+    for frame in package.frames[:-1]:  # the last one says that it is all
+        assembly.add(decode(frame))
+    return assembly.graph()
 
 
 def _pieces(number: int, graph: Graph) -> Iterable[Piece]:

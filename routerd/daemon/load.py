@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from routerd.config import Loaded, load
+from routerd.config import Kept, Loaded, load
 from routerd.daemon.cases import run_tests
 from routerd.errors import ConfigError
 
 __all__ = ["load_checked"]
 
 
-def load_checked(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """Return the configuration at `path`; raise ConfigError with every problem, failing tests included (stage `tests`)."""
-    loaded = load(path, environ)
+def load_checked(path: Path, environ: Mapping[str, str], kept: Kept | None = None) -> Loaded:
+    """Return the configuration at `path`; raise ConfigError with every problem, failing tests included (stage `tests`).
+
+    With `kept`, its files are those of that earlier load.
+    """
+    loaded = load(path, environ, kept)
     failed = [problem for result in run_tests(loaded) for problem in result.problems]
     if failed:
         raise ConfigError([*loaded.warnings, *failed], inputs=[one.path for one in loaded.inputs])

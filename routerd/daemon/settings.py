@@ -12,10 +12,11 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "bind", "settings_from"]
+__all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "address_of", "bind", "settings_from"]
 
 DEFAULTS: Mapping[str, str] = {
     "config": "routes.yaml",
@@ -26,6 +27,7 @@ DEFAULTS: Mapping[str, str] = {
     "open": "",
     "drain_timeout": "30s",
     "log_format": "text",
+    "on_invalid": "fail",
 }
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -64,6 +66,7 @@ class Settings:
     open: bool = False
     drain_timeout_s: float = 30.0
     log_format: str = "text"
+    on_invalid: str = "fail"  # fail | last-good
 
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -83,7 +86,7 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         except ValueError as exc:
             raise ValueError(f"{where}: {exc}") from exc
 
-    return Settings(
+    settings = Settings(
         config=read("config", Path),
         listen=read("listen", Address.parse),
         admin=read("admin", Address.parse),
@@ -91,8 +94,12 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         state_dir=read("state_dir", lambda text: Path(text) if text else None),
         open=read("open", _yes_or_no),
         drain_timeout_s=read("drain_timeout", duration_s),
-        log_format=read("log_format", _log_format),
+        log_format=read("log_format", partial(_one_of, "text", "json")),
+        on_invalid=read("on_invalid", partial(_one_of, "fail", "last-good")),
     )
+    if settings.on_invalid == "last-good" and settings.state_dir is None:
+        raise ValueError("--on-invalid last-good: needs --state-dir, where the last good configuration is kept")
+    return settings
 
 
 def duration_s(text: str) -> float:
@@ -119,9 +126,9 @@ def _yes_or_no(text: str) -> bool:
     return text.lower() in _YES
 
 
-def _log_format(text: str) -> str:
-    if text not in ("text", "json"):
-        raise ValueError(f"{text!r} is neither `text` nor `json`")
+def _one_of(one: str, other: str, text: str) -> str:
+    if text not in (one, other):
+        raise ValueError(f"{text!r} is neither `{one}` nor `{other}`")
     return text
 
 
@@ -144,6 +151,12 @@ def bind(address: Address, *, shared: bool) -> socket.socket:
     return sock
 
 
+def address_of(sock: socket.socket) -> Address:
+    """Return the address that `sock` is bound to."""
+    host, port = sock.getsockname()[:2]
+    return Address(host, port)
+
+
 class Listeners:
     """The data sockets, one per worker, on one address.
 
@@ -151,13 +164,18 @@ class Listeners:
     worker serves, so nobody can connect before there is a configuration.
     """
 
-    def __init__(self, address: Address, count: int) -> None:
+    def __init__(self, address: Address, count: int, inherited: socket.socket | None = None) -> None:
+        self._inherited = inherited
+        if inherited is not None:  # one queue for all workers, held by the service manager over restarts
+            self.address = address_of(inherited)
+            self._sockets: list[socket.socket | None] = [inherited.dup() for _ in range(count)]
+            return
         # A first bind without SO_REUSEPORT finds out whether another daemon is there; sharing would succeed in silence.
         probe = bind(address, shared=False)
         port = probe.getsockname()[1]
         probe.close()
         self.address = Address(address.host, port)
-        self._sockets: list[socket.socket | None] = [bind(self.address, shared=True) for _ in range(count)]
+        self._sockets = [bind(self.address, shared=True) for _ in range(count)]
 
     @property
     def is_public(self) -> bool:
@@ -169,7 +187,8 @@ class Listeners:
         """Return worker `index`'s socket, a new one if it was closed."""
         sock = self._sockets[index]
         if sock is None:
-            sock = self._sockets[index] = bind(self.address, shared=True)
+            sock = bind(self.address, shared=True) if self._inherited is None else self._inherited.dup()
+            self._sockets[index] = sock
         return sock
 
     def close(self, index: int) -> None:
@@ -182,3 +201,5 @@ class Listeners:
         """Stop taking connections."""
         for index in range(len(self._sockets)):
             self.close(index)
+        if self._inherited is not None:
+            self._inherited.close()

@@ -9,7 +9,8 @@ A change is taken up when looks agree for the settle time, at most 1 s after it 
 3. written in place, same inode: twice the settle time, because chunks may come with pauses
 4. replaced by another file or link: the settle time
 
-The look that counts as taken up is the one from before the file was read, so a change during the read is seen afterwards.
+How often changes that do not end are built is for `reload.throttle` to say. The look that counts as taken up is the one from
+before the file was read, so a change during the read is seen afterwards.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from routerd.daemon.reload.throttle import Throttle
 
 __all__ = ["Eyes", "Settle", "Sign", "Watcher", "look_at", "notifications"]
 
@@ -67,6 +70,10 @@ class Settle:
     def changed_at_s(self) -> float | None:
         """When the change that waits was first seen; None when nothing waits."""
         return self._since_s
+
+    def quiet_s(self, now_s: float) -> float:
+        """Return for how long the looks at the change that waits agree."""
+        return now_s - self._same_since_s
 
     def take(self, look: Look) -> None:
         """What is loaded now was there at `look`: compare with it from now on."""
@@ -213,6 +220,7 @@ class Watcher:
         self.paths = tuple(paths)
         self._main = self.paths[0]
         self.settle = Settle()
+        self.throttle = Throttle()
         self._eyes = Eyes()
         self._changed = changed
         self._clock = clock
@@ -273,9 +281,12 @@ class Watcher:
         if not self.settle.see(look, now_s):
             return
         seen_at_s = self.settle.changed_at_s
+        if self.throttle.wait_s(now_s, self.settle.quiet_s(now_s)) > EARLY_S:
+            return
         if await asyncio.to_thread(self._eyes.being_written, self.paths) and not self.settle.see(look, now_s, written=True):
             return
         await self._changed(now_s if seen_at_s is None else seen_at_s)
+        self.throttle.built(now_s, self._clock())
 
     def _note_presence(self, present: bool, now_s: float) -> None:
         """Say once that the file has gone, and once that it is back; an editor's delete and create is neither."""

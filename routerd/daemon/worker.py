@@ -30,6 +30,7 @@ from routerd.daemon.channel import (
     Committed,
     Drain,
     Hello,
+    Notice,
     Piece,
     Prepare,
     Prepared,
@@ -67,6 +68,9 @@ class Serving(Protocol):
 
     def generations(self) -> dict[int, int]:
         """Return requests in flight by generation, for those still in use."""
+
+    def outcomes(self) -> dict[int, tuple[int, int]]:
+        """Return, by generation, how many requests ended at a target and how many of them failed."""
 
     def publish_gauges(self) -> None:
         """Bring the gauges up to date."""
@@ -194,7 +198,8 @@ class Worker:
         for piece in self._metrics.changes():
             self._stream.send(Tick(piece, last=False))
             await asyncio.sleep(0)
-        self._stream.send(Tick(Snapshot(), self._gateway.generations(), self._lag_s, ticket))
+        outcomes = self._gateway.outcomes()  # first: what is idle is named once more
+        self._stream.send(Tick(Snapshot(), self._gateway.generations(), outcomes, self._lag_s, ticket))
         self._lag_s = 0.0
 
     async def _beat(self) -> None:
@@ -257,13 +262,14 @@ async def _serve(told: dict[str, Any]) -> None:
     if not logs.is_discarded(1):
         dropped = metrics.counter("routerd_access_records_dropped_total", str(index))
         access = logs.AccessLog(told["log_format"], dropped, logs.LineWriter(1))
+    channel = await Channel.open(socket.socket(fileno=told["channel"]))
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
         metrics=metrics,
         access=access.add if access else None,
         worker=index,
+        notice=lambda kind, fields: channel.send(Notice(kind, fields)),
     )
-    channel = await Channel.open(socket.socket(fileno=told["channel"]))
     worker = Worker(
         channel,
         gateway,

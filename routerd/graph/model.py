@@ -308,10 +308,21 @@ class Cors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probation:
+    """For `for_s` a new generation may fail at most `max_error_ratio` of its requests, judged from `min_requests` on."""
+
+    for_s: float = 60.0
+    max_error_ratio: float = 0.2
+    min_requests: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reload:
-    """How changes of the inputs are taken up."""
+    """How changes of the inputs are taken up. `max_removal_ratio`: of the models, or providers, that one reload may take away."""
 
     settle_s: float = 0.05
+    max_removal_ratio: float = 0.5
+    probation: Probation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,22 +8,47 @@ such a request is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp_sse import sse_response
 
-__all__ = ["Operator", "admin_app"]
+__all__ = ["Happening", "Operator", "Reading", "admin_app"]
 
 PAGES = {
     "GET /metrics": "Prometheus metrics of all workers",
     "GET /-/live": "200 while the control process answers",
     "GET /-/ready": "200 while requests are served, else 503 and why not",
     "GET /-/status": "versions, configuration and workers, as JSON",
-    "POST /-/reload": "read the configuration again; answers when all workers serve it, or with every problem",
+    "POST /-/reload": "read the configuration again; answers when all workers serve it, or with every problem (?allow_removal=1)",
+    "POST /-/rollback": "serve an earlier generation again (?to=N)",
+    "GET /-/history": "the last generations that served, as JSON",
+    "GET /events": "what happens, as it happens (Server-Sent Events)",
 }
+PING_S = 15.0  # a comment, so that proxies and readers know that the line is up
 INVALID = 422  # the configuration is wrong; what served before still serves
 FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+
+
+class Happening(Protocol):
+    """One event."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
+
+
+class Reading(Protocol):
+    """The events for one reader."""
+
+    def __aiter__(self) -> AsyncIterator[Happening]: ...
+
+    def close(self) -> None:
+        """It has gone."""
 
 
 class Operator(Protocol):
@@ -38,8 +63,17 @@ class Operator(Protocol):
     async def metrics(self) -> bytes:
         """Return the text exposition of all processes."""
 
-    async def reload(self) -> tuple[bool, Mapping[str, Any]]:
+    async def reload(self, *, allow_removal: bool = False) -> tuple[bool, Mapping[str, Any]]:
         """Reload; return whether the files serve now, and the outcome as plain values."""
+
+    async def rollback(self, to: int | None) -> tuple[bool, Mapping[str, Any]]:
+        """Serve generation `to` again, or what served before; LookupError when it is not known."""
+
+    def history(self) -> Mapping[str, Any]:
+        """Return the last generations as plain values."""
+
+    def events(self, last_id: str) -> Reading | None:
+        """Return the events after `last_id`, and those to come; None when too many listen."""
 
 
 def admin_app(operator: Operator) -> web.Application:
@@ -52,6 +86,9 @@ def admin_app(operator: Operator) -> web.Application:
     app.router.add_get("/-/ready", pages.ready)
     app.router.add_get("/-/status", pages.status)
     app.router.add_post("/-/reload", pages.reload)
+    app.router.add_post("/-/rollback", pages.rollback)
+    app.router.add_get("/-/history", pages.history)
+    app.router.add_get("/events", pages.events)
     return app
 
 
@@ -82,8 +119,40 @@ class _Pages:
     async def reload(self, request: web.Request) -> web.Response:
         if why := _foreign(request.headers):
             return _json({"error": why}, status=403)
-        ok, outcome = await self._operator.reload()
+        allowed = request.query.get("allow_removal", "0")
+        if allowed not in ("0", "1"):
+            return _json({"error": "allow_removal is 1 or 0"}, status=400)
+        ok, outcome = await self._operator.reload(allow_removal=allowed == "1")
         return _json(outcome, status=200 if ok else INVALID)
+
+    async def rollback(self, request: web.Request) -> web.Response:
+        if why := _foreign(request.headers):
+            return _json({"error": why}, status=403)
+        to = request.query.get("to")
+        if to is not None and not (to.isdecimal() and to.isascii() and len(to) < 10):
+            return _json({"error": f"to={to[:20]!r} is not the number of a generation"}, status=400)
+        try:
+            ok, outcome = await self._operator.rollback(None if to is None else int(to))
+        except LookupError as exc:
+            return _json({"error": str(exc.args[0])}, status=404)
+        return _json(outcome, status=200 if ok else INVALID)
+
+    async def history(self, _: web.Request) -> web.Response:
+        return _json(self._operator.history())
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        reading = self._operator.events(request.headers.get("Last-Event-ID", ""))
+        if reading is None:
+            return _json({"error": "too many readers of events"}, status=503)
+        try:
+            async with sse_response(request, ping_interval=PING_S, sep="\n") as answer:
+                async for event in reading:
+                    await answer.send(json.dumps(event.fields, ensure_ascii=False), id=event.id or None, event=event.kind)
+            return answer
+        except ConnectionError:
+            return answer
+        finally:
+            reading.close()
 
 
 def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:

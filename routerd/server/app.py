@@ -15,7 +15,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -51,7 +51,13 @@ class Gateway:
     """One worker's data plane."""
 
     def __init__(
-        self, *, counters: Counters, metrics: Metrics, access: Callable[[AccessRecord], None] | None, worker: int = 0
+        self,
+        *,
+        counters: Counters,
+        metrics: Metrics,
+        access: Callable[[AccessRecord], None] | None,
+        worker: int = 0,
+        notice: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.worker = worker
@@ -63,6 +69,7 @@ class Gateway:
             counters=counters,
             metrics=metrics,
             access=access,
+            notice=notice,
         )
         self._used_ratio = UsedRatio(counters, metrics)
         self._generation: Generation | None = None
@@ -102,6 +109,10 @@ class Gateway:
         current = self._generation
         self._live = {n: g for n, g in self._live.items() if g.inflight or g is current}
         return {number: generation.inflight for number, generation in self._live.items()}
+
+    def outcomes(self) -> dict[int, tuple[int, int]]:
+        """Return, by generation, how many requests ended at a target and how many of them failed."""
+        return {number: (generation.ended, generation.failed) for number, generation in self._live.items()}
 
     def publish_gauges(self) -> None:
         """Bring the gauges of endpoints and generations up to date; called before a snapshot, never by a request."""

@@ -47,6 +47,7 @@ def open_provider(graph: Graph, name: str) -> Provider:
 
 _REJECTED = frozenset({ErrorType.POLICY_BUDGET, ErrorType.POLICY_FORBIDDEN})
 _CLIENTS_FAULT = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.CONTEXT_LENGTH})
+_FAILED = frozenset({"upstream_error", "truncated"})
 
 
 class ModelCall:
@@ -361,6 +362,7 @@ class ModelCall:
                 tally.streamed(self._ttft_s, ended_s - self._answered_at_s, self._usage)
         if tally is not None and self._outcome == "ok":
             tally.ok(duration_s)
+            self._generation.ended += 1
         else:
             self._count_failure(duration_s)
         if shared.access is not None:
@@ -371,6 +373,9 @@ class ModelCall:
         route = self._lane.route.name if self._lane is not None else OTHER
         client = self._client.name if self._client is not None else ANONYMOUS
         metrics.counter("routerd_requests_total", route, client, self._outcome).inc()
+        if self._outcome in _FAILED:
+            self._generation.ended += 1
+            self._generation.failed += 1
         if self._attempts is not None:
             provider, model = (planned.provider.name, planned.target.model) if planned is not None else ("", "")
             metrics.histogram(

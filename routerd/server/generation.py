@@ -35,6 +35,8 @@ class Generation:
         "_tallies",
         "charges",
         "clients",
+        "ended",
+        "failed",
         "graph",
         "has_provider_budgets",
         "health",
@@ -47,6 +49,8 @@ class Generation:
         self.number = number
         self.graph = graph
         self.inflight = 0
+        self.ended = 0  # requests that reached a target and ended: ok, upstream_error or truncated
+        self.failed = 0  # of these: upstream_error or truncated
         self.health: View = View({})  # set by the swap: what is known of this generation's endpoints
         self.resolver = Resolver(graph)
         self.resolver.warm()

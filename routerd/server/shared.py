@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from routerd.attempt import Passage, Relay, Ticker
 from routerd.health import Health
@@ -51,6 +51,7 @@ class Shared:
     counters: Counters
     metrics: Metrics
     access: Callable[[AccessRecord], None] | None
+    notice: Callable[[str, dict[str, Any]], None]  # tells control of an event: its kind and plain fields
     ticker: Ticker
     streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops

@@ -94,6 +94,7 @@ class Plane:
         self.refuse = False
         self.on_prepare: Callable[[], None] = lambda: None
         self.inflight: dict[int, int] = {}
+        self.counted: dict[int, tuple[int, int]] = {}
         self.finish = asyncio.Event()
         self.finish.set()
 
@@ -115,6 +116,9 @@ class Plane:
     def generations(self) -> dict[int, int]:
         current = {self.serving[0]: 0} if self.serving else {}
         return current | self.inflight
+
+    def outcomes(self) -> dict[int, tuple[int, int]]:
+        return dict(self.counted)
 
     def publish_gauges(self) -> None:
         pass

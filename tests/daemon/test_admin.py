@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from routerd.daemon.events import READERS_MAX, Events, Subscription
 from routerd.server.admin import admin_app
 
 
@@ -18,6 +19,11 @@ class Daemon:
     why_not = ""
     ok = True
     reloads = 0
+    allowed = False
+    rolled_back_to: int | None = -1
+
+    def __init__(self) -> None:
+        self.bus = Events()
 
     def not_ready(self) -> str:
         return self.why_not
@@ -28,9 +34,22 @@ class Daemon:
     async def metrics(self) -> bytes:
         return b"routerd_worker_up 1.0\n"
 
-    async def reload(self) -> tuple[bool, Mapping[str, Any]]:
+    async def reload(self, *, allow_removal: bool = False) -> tuple[bool, Mapping[str, Any]]:
         self.reloads += 1
+        self.allowed = allow_removal
         return self.ok, {"result": "applied" if self.ok else "schema", "generation": 3, "digest": "d", "problems": []}
+
+    async def rollback(self, to: int | None) -> tuple[bool, Mapping[str, Any]]:
+        if to == 99:
+            raise LookupError("generation 99 is not in the history")
+        self.rolled_back_to = to
+        return self.ok, {"result": "applied" if self.ok else "build"}
+
+    def history(self) -> Mapping[str, Any]:
+        return {"generations": []}
+
+    def events(self, last_id: str) -> Subscription | None:
+        return self.bus.subscribe(last_id)
 
 
 @pytest.fixture
@@ -87,11 +106,13 @@ async def test_reload_answers_with_the_outcome(admin) -> None:  # type: ignore[n
     ],
     ids=lambda h: next(iter(h.values())),
 )
-async def test_a_page_of_another_site_cannot_reload(admin, headers: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
+async def test_a_page_of_another_site_can_change_nothing(admin, headers: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
     daemon, client = admin
-    answer = await client.post("/-/reload", headers=headers, data=b"x")
-    assert answer.status == 403
+    for path in ("/-/reload", "/-/rollback"):
+        answer = await client.post(path, headers=headers, data=b"x")
+        assert answer.status == 403
     assert daemon.reloads == 0
+    assert daemon.rolled_back_to == -1
 
 
 async def test_a_page_of_this_listener_may_reload(admin) -> None:  # type: ignore[no-untyped-def]
@@ -108,3 +129,50 @@ async def test_a_wrong_method_or_path_says_what_is_right(admin) -> None:  # type
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     assert (await client.get("/nothing")).status == 404
     assert daemon.reloads == 0
+
+
+async def test_a_reload_says_whether_removal_is_meant(admin) -> None:  # type: ignore[no-untyped-def]
+    daemon, client = admin
+    for text, allowed in (("", False), ("?allow_removal=0", False), ("?allow_removal=1", True)):
+        assert (await client.post(f"/-/reload{text}")).status == 200
+        assert daemon.allowed is allowed
+    assert (await client.post("/-/reload?allow_removal=please")).status == 400
+    assert daemon.reloads == 3
+
+
+async def test_a_rollback_names_a_generation_or_none(admin) -> None:  # type: ignore[no-untyped-def]
+    daemon, client = admin
+    assert (await client.post("/-/rollback")).status == 200
+    assert daemon.rolled_back_to is None
+    assert (await client.post("/-/rollback?to=7")).status == 200
+    assert daemon.rolled_back_to == 7
+    answer = await client.post("/-/rollback?to=99")
+    assert (answer.status, (await answer.json())["error"]) == (404, "generation 99 is not in the history")
+    for nonsense in ("-1", "x", "1.5", "", "99999999999999"):
+        assert (await client.post(f"/-/rollback?to={nonsense}")).status == 400
+    daemon.ok = False
+    assert (await client.post("/-/rollback?to=7")).status == 422
+
+
+async def test_events_are_a_stream_that_goes_on_where_a_reader_left_it(admin) -> None:  # type: ignore[no-untyped-def]
+    daemon, client = admin
+    daemon.bus.emit("reload_applied", {"generation": 1})
+    daemon.bus.emit("reload_rejected", {"result": "schema", "problems": [{"line": 3}]})
+    first = daemon.bus._ring[0].id
+    answer = await client.get("/events", headers={"Last-Event-ID": first})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    daemon.bus.emit("worker_restarted", {"worker": 0})
+    daemon.bus.end()
+    blocks = (await answer.text()).strip().split("\n\n")
+    told = [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+    assert [one["event"] for one in told] == ["reload_rejected", "worker_restarted"]
+    assert json.loads(told[0]["data"])["problems"] == [{"line": 3}]
+    assert told[1]["id"].endswith("-3")
+    assert daemon.bus._readers == set()
+
+
+async def test_too_many_readers_are_refused(admin) -> None:  # type: ignore[no-untyped-def]
+    daemon, client = admin
+    for _ in range(READERS_MAX):
+        daemon.bus.subscribe()
+    assert (await client.get("/events")).status == 503

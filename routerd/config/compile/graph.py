@@ -15,7 +15,7 @@ from routerd.config.compile.providers import Defaults, compile_providers
 from routerd.config.compile.routes import compile_routes
 from routerd.config.compile.units import size_bytes
 from routerd.config.tree import Path
-from routerd.graph import Cors, Graph, Limits, Reload
+from routerd.graph import Cors, Graph, Limits, Probation, Reload
 
 
 def compile_graph(build: Build) -> Graph:
@@ -65,13 +65,25 @@ def _cors(build: Build) -> Cors:
 
 def _reload(build: Build) -> Reload:
     body = build.section("reload")
+    given: dict[str, Any] = {}
     path: Path = ("reload", "settle")
-    if "settle" not in body:
-        return Reload()
-    settle_s = build.seconds(path, body["settle"])
-    if settle_s is not None and settle_s > 60:
-        build.error(path, "out-of-range", f"a change may wait 60s at most, got {build.tree.shown(path)}")
-    return Reload(settle_s=settle_s or 0.0)
+    if "settle" in body:
+        settle_s = build.seconds(path, body["settle"])
+        if settle_s is not None and settle_s > 60:
+            build.error(path, "out-of-range", f"a change may wait 60s at most, got {build.tree.shown(path)}")
+        given["settle_s"] = settle_s or 0.0
+    if "max_removal" in body:
+        given["max_removal_ratio"] = float(body["max_removal"])
+    if "probation" in body:
+        given["probation"] = _probation(build, body["probation"])
+    return Reload(**given)
+
+
+def _probation(build: Build, body: dict[str, Any]) -> Probation:
+    given: dict[str, Any] = {key: body[key] for key in ("max_error_ratio", "min_requests") if key in body}
+    if "for" in body:
+        given["for_s"] = build.seconds(("reload", "probation", "for"), body["for"]) or 0.0
+    return Probation(**given)
 
 
 def _limits(build: Build) -> Limits:

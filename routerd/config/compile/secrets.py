@@ -50,7 +50,7 @@ def _look_up(build: Build, path: Path, spec: Any) -> tuple[str, str]:
 
 def _from_file(build: Build, path: Path, name: str) -> tuple[str, str]:
     try:
-        data = build.reader.read(build.file(path, name), max_bytes=MAX_SECRET_BYTES)
+        data = build.reader.read(build.file(path, name), max_bytes=MAX_SECRET_BYTES, secret=True)
     except ReadFailure as failure:
         return "", f"{build.tree.shown(path)}: {failure.message}"
     value = data.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")

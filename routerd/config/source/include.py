@@ -95,12 +95,12 @@ class _Assembly:
         base = self._path.parent
         if not glob.has_magic(pattern):
             return [base / pattern]
-        found = sorted(glob.glob(str(base / pattern)))
+        found = self._reader.matches(str(base / pattern))
         parts = FilePath(pattern).parts
         literal = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         self._reader.listing(base.joinpath(*parts[:literal]), found)
         if literal < len(parts) - 1:  # a star in a directory's name: each match is a directory to watch
-            for directory in sorted(glob.glob(str(base.joinpath(*parts[:-1])))):
+            for directory in self._reader.matches(str(base.joinpath(*parts[:-1]))):
                 self._reader.listing(FilePath(directory), [name for name in found if os.path.dirname(name) == directory])
         return [FilePath(name) for name in found if not _same_file(name, self._path)]
 
@@ -157,6 +157,6 @@ class _Assembly:
 
 def _same_file(name: str, path: FilePath) -> bool:
     try:
-        return os.path.samefile(name, path)
+        return os.path.abspath(name) == os.path.abspath(path) or os.path.samefile(name, path)
     except OSError:
         return False

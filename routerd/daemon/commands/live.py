@@ -1,4 +1,4 @@
-"""`routerd reload` and `routerd status`: talk to the admin listener of a running daemon."""
+"""`routerd reload`, `rollback`, `history` and `status`: talk to the admin listener of a running daemon."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain, count
@@ -14,14 +15,24 @@ from routerd.daemon.report import report
 from routerd.daemon.settings import Address
 from routerd.errors import Problem
 
-__all__ = ["ask", "reload", "status"]
+__all__ = ["ask", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
 
 
-def reload(admin: Address, wait: bool) -> int:
+def reload(admin: Address, *, wait: bool, allow_removal: bool) -> int:
     """Have the daemon read its configuration again; with `wait` return when every worker serves it."""
-    code, answer = ask(admin, "POST", "/-/reload")
+    code, answer = ask(admin, "POST", "/-/reload?allow_removal=1" if allow_removal else "/-/reload")
+    return _told(admin, code, answer, wait=wait)
+
+
+def rollback(admin: Address, to: int | None) -> int:
+    """Have the daemon serve an earlier generation again."""
+    code, answer = ask(admin, "POST", "/-/rollback" if to is None else f"/-/rollback?to={to}")
+    return _told(admin, code, answer, wait=True)
+
+
+def _told(admin: Address, code: int, answer: Any, *, wait: bool) -> int:
     if answer is None:
         return code
     if code == 422:
@@ -32,7 +43,27 @@ def reload(admin: Address, wait: bool) -> int:
         return complain(f"{admin} refused: {answer.get('error', code)}", FAILED)
     if wait and (why := _await_workers(admin, answer["digest"])):
         return complain(why, FAILED)
-    print(f"{answer['result']}: generation {answer['generation']}, digest {answer['digest'][:16]}")
+    back = f", as generation {answer['rolled_back_to']} was" if answer.get("rolled_back_to") else ""
+    print(f"{answer['result']}: generation {answer['generation']}{back}, digest {answer['digest'][:16]}")
+    return FINE
+
+
+def history(admin: Address, form: str) -> int:
+    """Print the last generations that served, newest first."""
+    code, answer = ask(admin, "GET", "/-/history")
+    if answer is None:
+        return code
+    if form == "json":
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        return FINE
+    for one in answer["generations"]:
+        notes = [f"{one['models']} models", f"{one['providers']} providers", f"by {one['trigger']}"]
+        notes += ["from the kept copy"] * (one["source"] == "last_good")
+        notes += [f"as {one['rollback_of']} was"] * bool(one["rollback_of"])
+        notes += ["rolled back"] * one["reverted"] + ["serves"] * one["serving"]
+        moment = datetime.fromtimestamp(one["at_unix_s"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        print(f"{one['generation']:>5}  {moment}  {one['digest'][:16]}  {', '.join(notes)}")
+        print("".join(f"       {change}\n" for change in one["changes"]), end="")
     return FINE
 
 
@@ -54,6 +85,7 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         f"routerd {told['version']}, pid {told['pid']}, up {told['uptime_s']:.0f} s, {'ready' if told['ready'] else 'not ready'}",
         f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {count(told['models'], 'model')}",
         f"drift: {'the files differ from what serves' if told['drift'] else 'none'}",
+        *_notes(told),
         f"last reload: {last.get('result', 'none')} ({last.get('trigger', '-')})",
     ]
     for problem in last.get("problems", ()):
@@ -65,6 +97,25 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         f"generation {worker['generation']}, {worker['inflight']} in flight, {count(worker['restarts'], 'restart')}"
         for worker in told["workers"]
     )
+    return lines
+
+
+def _notes(told: Mapping[str, Any]) -> list[str]:
+    """What is not as usual, a line each."""
+    lines = []
+    if told.get("not_ready"):
+        lines.append(f"not ready: {told['not_ready']}")
+    if told.get("source") == "last_good":
+        lines.append("source: the last good configuration, as it was kept on disk")
+    if (good := told.get("last_good")) and good["error"]:
+        lines.append(f"last good: not kept: {good['error']}")
+    if trial := told.get("probation"):
+        lines.append(
+            f"probation: generation {trial['generation']} for another {trial['left_s']:.0f} s, {trial['failed']} of "
+            f"{trial['ended']} requests failed"
+        )
+    if (pace := told.get("throttle")) and pace["storm"]:
+        lines.append(f"throttle: changes come fast, builds are {pace['interval_s']:g} s apart")
     return lines
 
 

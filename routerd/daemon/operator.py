@@ -1,0 +1,119 @@
+"""What an operator may ask and order through the admin listener, answered from the parts of the control process.
+
+Nothing is decided here. `status` is one look at everything; every other answer is the outcome of a reload, a rollback, or a list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from routerd import __version__
+from routerd.daemon.events import Subscription
+from routerd.observe import merge, render_metrics
+
+if TYPE_CHECKING:
+    from routerd.daemon.control import Control
+    from routerd.daemon.crew import Slot
+
+__all__ = ["ControlRoom"]
+
+SCRAPE_TIMEOUT_S = 0.5
+
+
+class ControlRoom:
+    """`server.admin.Operator` over the control process."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._started_s = time.monotonic()
+
+    def not_ready(self) -> str:
+        """Return why requests are not served, or an empty string."""
+        control = self._control
+        serving = control.reloader.serving
+        if control.ending.asked.is_set():
+            return "draining"
+        if serving is None:
+            return "no generation serves yet"
+        if serving.empty:
+            return "no model is offered; add one, or say `allow_empty: true`"
+        return "" if any(slot.usable.is_set() for slot in control.crew.slots) else "no worker is up"
+
+    def status(self) -> Mapping[str, Any]:
+        """Return the status as plain values."""
+        control, reloader = self._control, self._control.reloader
+        serving, last, now_s = reloader.serving, reloader.last, time.monotonic()
+        throttle = control.watcher.throttle
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(now_s - self._started_s, 3),
+            "ready": not self.not_ready(),
+            "not_ready": self.not_ready(),
+            "generation": serving.number if serving else 0,
+            "digest": serving.digest if serving else "",
+            "source": reloader.source,
+            "config": str(control.settings.config),
+            "inputs": [str(path) for path in control.watcher.paths],
+            "drift": control.drifts(),
+            "file_digest": reloader.file_digest,
+            "listen": str(control.settings.listen),
+            "models": len(serving.models) if serving else 0,
+            "disabled": dict(serving.disabled) if serving else {},
+            "last_reload": last.as_json() if last else None,
+            "last_good": control.keeper.as_json(),
+            "probation": control.trials.as_json(),
+            "history": len(reloader.history),
+            "throttle": {"storm": throttle.storms(now_s), "interval_s": throttle.interval_s},
+            "workers": [_worker(slot) for slot in control.crew.slots],
+        }
+
+    async def metrics(self) -> bytes:
+        """Return the text exposition of all processes."""
+        control = self._control
+        snapshots = await control.crew.collect(SCRAPE_TIMEOUT_S)
+        control.metrics.gauge("routerd_config_drift").set(float(control.drifts()))
+        own = control.metrics.snapshot()
+        for number, inflight in control.crew.inflight().items():
+            own.values[("routerd_config_generation_inflight", (str(number),))] = inflight
+        total = merge([own, *snapshots], control.crew.retired)
+        return await asyncio.to_thread(render_metrics, [total])
+
+    async def reload(self, *, allow_removal: bool = False) -> tuple[bool, Mapping[str, Any]]:
+        """Reload for the API."""
+        outcome = await asyncio.shield(self._control.reloader.request("api", allow_removal=allow_removal))
+        return outcome.ok, outcome.as_json()
+
+    async def rollback(self, to: int | None) -> tuple[bool, Mapping[str, Any]]:
+        """Serve the content of generation `to` again, or of the one before; LookupError when it is not known."""
+        history = self._control.reloader.history
+        entry = history.previous() if to is None else history.find(to)
+        if entry is None:
+            raise LookupError("nothing served before" if to is None else f"generation {to} is not in the history")
+        outcome = await asyncio.shield(self._control.reloader.roll_back(entry))
+        return outcome.ok, outcome.as_json()
+
+    def history(self) -> Mapping[str, Any]:
+        """Return the last generations, newest first."""
+        return {"generations": self._control.reloader.history.as_json()}
+
+    def events(self, last_id: str) -> Subscription | None:
+        """Return a new reader's events, those after `last_id` first; None when too many listen."""
+        return self._control.events.subscribe(last_id)
+
+
+def _worker(slot: Slot) -> dict[str, Any]:
+    return {
+        "worker": slot.index,
+        "pid": slot.pid,
+        "up": slot.usable.is_set(),
+        "generation": slot.generation,
+        "digest": slot.digest,
+        "inflight": sum(slot.inflight.values()),
+        "restarts": slot.restarts,
+        "event_loop_lag_s": round(slot.lag_s, 6),
+    }
