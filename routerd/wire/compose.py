@@ -6,6 +6,7 @@ stands, never decoded. `Chunks` for chat, and for completions, which have text a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +16,12 @@ from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.pivot import dump
 
-__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "tool_call", "usage_object"]
+__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "made_id", "tool_call", "usage_object"]
 
 _OBJECT = {"chat": ("chat.completion", "chatcmpl-"), "completion": ("text_completion", "cmpl-")}
+
+MAX_OWN_ID_CHARS = 40  # of the 64 that a call's id may have
+_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
 DELTA_END = b'},"finish_reason":null}]}\n\n'
 _TEXT_END = b',"logprobs":null,"finish_reason":null}]}\n\n'
@@ -32,6 +36,11 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def made_id(own_id: str, *numbers: int) -> str:
+    """Return the id of a call that came without one, in the characters and the length that every provider takes back."""
+    return "_".join(("call", _NOT_IN_IDS.sub("-", own_id)[:MAX_OWN_ID_CHARS], *map(str, numbers)))
 
 
 def tool_call(call_id: str, name: str, arguments: bytes, extra_content: Any = None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Text and arguments stay raw JSON (`Raw`), so that a stream copies them without decoding. `thoughtsTokenCount` is outside of
 `candidatesTokenCount` (710 of 712 recordings) and is added; `toolUsePromptTokenCount` is outside of `promptTokenCount`.
 A function call ends with STOP (345 of 354): the finish reason is `tool_calls` where a call was seen. A refused prompt has no
-candidates but `promptFeedback.blockReason`: an empty answer with `content_filter`.
+candidates but `promptFeedback.blockReason`: an empty answer with `content_filter`. Parts that OpenAI has no words for (code that
+Gemini ran, where an operator lets it) are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify_value
-from routerd.wire.compose import Choice, answer_body, tool_call
+from routerd.wire.compose import Choice, answer_body, made_id, tool_call
 from routerd.wire.dialect import Call
 from routerd.wire.foreign import read_json
 from routerd.wire.pivot import dump
@@ -182,7 +183,7 @@ def call_of(part: Part, own_id: str, index: int, number: int) -> dict[str, Any]:
     function = part.functionCall
     assert function is not None
     args = bytes(function.args)
-    call_id = function.id or f"call_{own_id}_{index}_{number}"
+    call_id = function.id or made_id(own_id, index, number)
     return tool_call(call_id, function.name, args if args[:1] == b"{" else b"{}", signed(part.thoughtSignature))
 
 

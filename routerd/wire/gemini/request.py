@@ -38,7 +38,7 @@ __all__ = ["encode_chat", "resource"]
 
 MAX_STOPS = 5
 NO_SIGNATURE = "skip_thought_signature_validator"  # ai.google.dev/gemini-api/docs/thought-signatures
-_VERSION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
+_VERSION = re.compile(r"gemini-(\d{1,3})")
 
 # What Google's own OpenAI endpoint makes of an effort, for models that count tokens (2.5) and that know levels (3).
 _BUDGET = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}
@@ -98,8 +98,7 @@ class _Turns:
 
     def __init__(self, model: str) -> None:
         self.dropped: set[str] = set()
-        version = _VERSION.search(model)
-        self._wants_signature = version is not None and int(version.group(1)) >= 3
+        self._wants_signature = _generation_of(model) >= 3
         self._system: list[dict[str, Any]] = []
         self._contents: list[dict[str, Any]] = []
         self._names: dict[str, str] = {}  # of the functions, by the id of the call
@@ -292,10 +291,17 @@ def _logprobs(chat: Chat, call: Call, config: dict[str, Any]) -> None:
         config["logprobs"] = chat.top_logprobs
 
 
+def _generation_of(model: str) -> int:
+    """Return the major version in a model's name. `gemini-flash-latest` is new; what is not called Gemini counts as old."""
+    version = _VERSION.search(model)
+    if version is not None:
+        return int(version.group(1))
+    return 3 if model.removeprefix("models/").startswith("gemini-") else 2
+
+
 def _thinking(effort: str, model: str) -> dict[str, Any]:
     if effort not in _LEVEL:
         raise BadRequest(f"`reasoning_effort` must be one of {', '.join(_LEVEL)}.", param="reasoning_effort")
-    version = _VERSION.search(model)
-    if version is not None and int(version.group(1)) < 3:
+    if _generation_of(model) < 3:
         return {"thinkingBudget": _BUDGET[effort], **({"includeThoughts": True} if effort != "none" else {})}
     return {"thinkingLevel": _LEVEL[effort], **({"includeThoughts": True} if effort != "none" else {})}

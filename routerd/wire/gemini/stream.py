@@ -116,7 +116,8 @@ class GeminiScan:
         candidates = answer.candidates
         if not candidates:
             blocked = answer.promptFeedback is not None and answer.promptFeedback.blockReason is not None
-            candidates = [Candidate(finishReason="SAFETY")] if blocked and not self._turns else []
+            # The prompt was refused: so ends what is open, or an answer that never began.
+            candidates = [Candidate(finishReason="SAFETY", index=i) for i in self._turns or (0,)] if blocked else []
         out: list[bytes | msgspec.Raw] = []
         for candidate in candidates:
             self._candidate(candidate, chunks, out)

@@ -16,7 +16,7 @@ from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify_value
-from routerd.wire.compose import Choice, answer_body, tool_call
+from routerd.wire.compose import Choice, answer_body, made_id, tool_call
 from routerd.wire.dialect import Call
 from routerd.wire.foreign import read_json
 from routerd.wire.pivot import dump
@@ -128,7 +128,7 @@ def call_of(called: ToolCall, call: Call, number: int) -> dict[str, Any]:
     args = bytes(called.function.arguments)
     if args[:1] != b"{":
         args = b"{}"
-    return tool_call(called.id or f"call_{call.answer_id}_{number}", called.function.name, args)
+    return tool_call(called.id or made_id(call.answer_id, number), called.function.name, args)
 
 
 def created_of(text: str | None) -> int:

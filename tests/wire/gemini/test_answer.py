@@ -152,6 +152,13 @@ def test_a_refused_prompt_is_an_empty_answer_with_content_filter() -> None:
     assert facts(scan)[:3] == (True, True, True)
 
 
+def test_a_block_in_the_middle_of_a_stream_ends_it_with_content_filter() -> None:
+    scan = GEMINI.scan(call(stream=True))
+    out = run(scan, event(answer([{"text": "a"}], None)) + event({"promptFeedback": {"blockReason": "OTHER"}}))
+    assert (told(out)["content"], told(out)["finish_reason"]) == ("a", "content_filter")
+    assert scan.done
+
+
 def test_thoughts_images_and_signatures() -> None:
     parts = [
         {"text": "hm", "thought": True},

@@ -186,7 +186,8 @@ def test_a_result_of_no_call_and_arguments_that_are_no_object_are_refused() -> N
 
 
 @pytest.mark.parametrize(
-    ("model", "placed"), [("gemini-3-pro-preview", True), ("models/gemini-3.1-flash", True), ("gemini-2.5-pro", False)]
+    ("model", "placed"),
+    [("gemini-3-pro-preview", True), ("models/gemini-3.1-flash", True), ("gemini-flash-latest", True), ("gemini-2.5-pro", False)],
 )
 def test_gemini_3_gets_a_placeholder_for_calls_it_did_not_make(model: str, placed: bool) -> None:
     two = called()
