@@ -53,7 +53,7 @@ _NOWHERE = {
     "echo": "an echo of the prompt",
     "best_of": "`best_of`",
 }
-_HARMLESS: tuple[Any, ...] = (None, False, {}, [], "", "none", "auto", 1)
+_HARMLESS = frozenset({b"null", b"false", b"{}", b"[]", b'""', b'"none"', b'"auto"', b"1"})
 
 
 class _ImageUrl(msgspec.Struct):
@@ -312,9 +312,7 @@ def refuse(body: Mapping[str, Any]) -> None:
     """Raise BadRequest for a parameter without which the answer would be another one, and that no dialect can translate."""
     for key in _NOWHERE.keys() & body.keys():
         value = body[key]
-        if isinstance(value, msgspec.Raw):
-            value = _decode_any(value) if len(memoryview(value)) <= 8 else value
-        if not any(value is harmless or (value == harmless and type(value) is type(harmless)) for harmless in _HARMLESS):
+        if (bytes(value) if isinstance(value, msgspec.Raw) else _encode(value)) not in _HARMLESS:
             raise BadRequest(f"This model's provider cannot do this: {_NOWHERE[key]}.", param=key)
 
 
@@ -339,7 +337,7 @@ def joined_text(message: Message, where: str) -> str:
         if part.type not in ("text", "refusal") or text is None:
             raise BadRequest(f"A message of role `{message.role}` can only hold text here.", param=f"{where}.content[{i}]")
         texts.append(text)
-    return "".join(texts)
+    return "\n".join(texts)
 
 
 def arguments_of(call: ToolCall, where: str) -> msgspec.Raw:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from routerd.wire.dialect import Call, Dialect, Scan
@@ -68,6 +69,14 @@ def told(out: bytes) -> dict[str, Any]:
                 message["tool_calls"].append(entry.model_dump(exclude_none=True, exclude={"index"}))
             message["finish_reason"] = choice.finish_reason
     return message
+
+
+def accumulated(out: bytes) -> ChatCompletion:
+    """What the SDK's own accumulator makes of a stream."""
+    state = ChatCompletionStreamState()
+    for chunk in chunks(out):
+        state.handle_chunk(chunk)
+    return state.get_final_completion()
 
 
 def completion(body: bytes) -> ChatCompletion:

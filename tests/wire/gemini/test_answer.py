@@ -13,7 +13,7 @@ from routerd.errors import ErrorKind, ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.gemini import GeminiDialect
 from tests.wire.transcripts import Recorded, load
-from tests.wire.translated import DONE, JSON, call, chunks, completion, encoded, facts, run, told
+from tests.wire.translated import DONE, JSON, accumulated, call, chunks, completion, encoded, facts, run, told
 
 GEMINI = GeminiDialect()
 RECORDED = [r for r in load("gemini/*.json") if r.status == 200]
@@ -82,6 +82,12 @@ def test_every_recorded_stream_is_the_same_at_any_split(recorded: Recorded) -> N
         assert facts(other) == facts(scan)
     assert facts(scan)[:3] == (True, True, True)
     assert out.endswith(DONE)
+    whole = accumulated(out)
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (
+        told(out)["content"],
+        told(out)["finish_reason"],
+    )
+    assert len(whole.choices[0].message.tool_calls or ()) == len(told(out)["tool_calls"])
     last = json.loads(recorded.body.rpartition(b"data: ")[2])
     assert scan.usage is not None
     assert scan.usage.total_tokens == last["usageMetadata"]["totalTokenCount"]

@@ -14,7 +14,7 @@ from routerd.messages import Usage
 from routerd.wire.ollama import OllamaDialect
 from routerd.wire.ollama.answer import created_of
 from tests.wire.transcripts import Recorded, load
-from tests.wire.translated import DONE, JSON, call, chunks, completion, encoded, facts, run, told
+from tests.wire.translated import DONE, JSON, accumulated, call, chunks, completion, encoded, facts, run, told
 
 OLLAMA = OllamaDialect()
 RECORDED = load("ollama/chat_*.json")
@@ -77,6 +77,12 @@ def test_every_recorded_stream_is_the_same_at_any_split(recorded: Recorded) -> N
     assert usage.total_tokens == scan.usage.total_tokens
     assert {chunk.created for chunk in chunks(out)} == {1716582406}
     assert out.endswith(DONE)
+    whole = accumulated(out)
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (
+        told(out)["content"],
+        told(out)["finish_reason"],
+    )
+    assert len(whole.choices[0].message.tool_calls or ()) == len(told(out)["tool_calls"])
 
 
 # ── whole answers ──

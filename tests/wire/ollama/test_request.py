@@ -88,7 +88,7 @@ def test_the_path_and_the_providers_own_fields() -> None:
 def test_developers_are_the_system_and_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert messages({"role": "developer", "content": parts}, {"role": "user", "content": parts}) == [
-        {"role": "system", "content": "ab"},
+        {"role": "system", "content": "a\nb"},
         {"role": "user", "content": "a\nb"},
     ]
 
