@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from routerd.daemon.channel import encode
+from routerd.daemon.channel import Notice, encode
 from routerd.daemon.worker import Worker
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Client, Endpoint, Graph, Params, Pattern, Provider, Route, Secret, Step, Target
@@ -151,6 +151,10 @@ class Process:
             pass
         finally:
             self.end(0)
+
+    def notice(self, kind: str, fields: dict[str, Any]) -> None:
+        """Say what the data plane noticed."""
+        self._inside.send(Notice(kind, fields))
 
     def end(self, status: int) -> None:
         if not self._status.done():

@@ -279,3 +279,46 @@ async def test_an_old_generation_is_kept_while_a_request_uses_it_and_then_freed(
 
 def _worker_of(process: Process):  # type: ignore[no-untyped-def]
     return process._task.get_coro().cr_frame.f_locals["worker"]  # type: ignore[union-attr]
+
+
+# ── what workers tell ──
+
+
+async def test_what_a_worker_notices_is_news_with_its_number(yard: Yard) -> None:
+    news: list[tuple[str, dict[str, object]]] = []
+    yard.crew.news = lambda kind, fields: news.append((kind, fields))
+    await yard.crew.publish(pack(1, graph("a")))
+    yard.processes[1].notice("breaker", {"endpoint": "gpu-a", "state": "open"})
+    await until(lambda: news)
+    assert news == [("breaker", {"endpoint": "gpu-a", "state": "open", "worker": 1})]
+
+
+async def test_a_restarted_worker_is_news(yard: Yard) -> None:
+    news: list[tuple[str, dict[str, object]]] = []
+    yard.crew.news = lambda kind, fields: news.append((kind, fields))
+    await yard.crew.publish(pack(1, graph("a")))
+    yard.processes[0].kill()
+    await until(lambda: news)
+    assert news == [("worker_restarted", {"worker": 0, "status": -9, "restarts": 1})]
+
+
+async def test_outcomes_are_added_up_over_workers_and_outlive_them(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    for process, counted in zip(yard.processes, ({1: (5, 1), 2: (3, 3)}, {2: (4, 0)}), strict=True):
+        process.plane.counted = counted
+    await yard.crew.collect(1.0)
+    assert yard.crew.outcomes() == {1: (5, 1), 2: (7, 3)}
+    yard.processes[0].plane.counted = {2: (6, 3)}  # it has forgotten generation 1
+    await yard.crew.collect(1.0)
+    assert yard.crew.outcomes() == {1: (5, 1), 2: (10, 3)}
+    yard.processes[0].kill()
+    await until(lambda: len(yard.processes) == 3)
+    assert yard.crew.outcomes() == {1: (5, 1), 2: (10, 3)}
+
+
+async def test_outcomes_of_old_generations_are_forgotten(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    yard.processes[0].plane.counted = dict.fromkeys(range(1, 100), (1, 0))
+    await yard.crew.collect(1.0)
+    assert len(yard.crew.outcomes()) == 32
+    assert max(yard.crew.outcomes()) == 99

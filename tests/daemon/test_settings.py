@@ -120,3 +120,27 @@ def test_every_address_is_public() -> None:
 def test_a_name_that_does_not_resolve_is_an_operating_system_error() -> None:
     with pytest.raises(OSError, match=r"Name or service|resolution|No address"):
         bind(Address("no-such-host.invalid", 1), shared=False)
+
+
+def test_the_last_good_one_needs_a_place_where_it_is_kept() -> None:
+    told = settings_from({"on_invalid": "last-good", "state_dir": "/var/lib/routerd"}, {})
+    assert told.on_invalid == "last-good"
+    assert settings_from({}, {}).on_invalid == "fail"
+    with pytest.raises(ValueError, match="--on-invalid last-good: needs --state-dir"):
+        settings_from({}, {"ROUTERD_ON_INVALID": "last-good"})
+    with pytest.raises(ValueError, match="--on-invalid: 'maybe' is neither `fail` nor `last-good`"):
+        settings_from({"on_invalid": "maybe"}, {})
+
+
+def test_an_inherited_socket_is_shared_by_all_workers_and_not_closed_for_the_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        listeners = Listeners(Address("127.0.0.1", 1), 2, given.dup())
+        assert listeners.address.port == given.getsockname()[1]
+        first, second = listeners.socket(0), listeners.socket(1)
+        assert first is not second
+        assert first.getsockname() == second.getsockname() == given.getsockname()
+        listeners.close(0)
+        assert listeners.socket(0).getsockname() == given.getsockname()
+        listeners.close_all()
+        with socket.create_connection(given.getsockname(), 1):  # the service manager holds it open
+            pass

@@ -25,7 +25,14 @@ def clean_environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
 class Process:
     """A child with its stdout and stderr collected as lines."""
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: pathlib.Path | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: pathlib.Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._popen = subprocess.Popen(
@@ -38,6 +45,7 @@ class Process:
             text=True,
             errors="replace",
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from routerd.config.compile.digest import encoder
 from routerd.config.compile.units import duration_text
 from routerd.graph import Pattern, Secret
 
@@ -48,6 +49,9 @@ class Leaf:
 
 def differences(old: Any, new: Any, skip: Collection[str] = ()) -> Iterator[tuple[str, str]]:
     """Yield path and words for every value that differs: `retry.attempts`, `1 -> 2`. `skip`: fields told elsewhere."""
+    encode = encoder()
+    if encode(old) == encode(new):  # of 2,000 models nearly all are the same: a quarter of the time
+        return
     before, after = dict(_leaves(old, "", skip, False)), dict(_leaves(new, "", skip, False))
     for path in {**before, **after}:
         one, two = before.get(path), after.get(path)

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from routerd.graph import Graph, Pattern, Secret
 
 
-def digest(graph: Graph) -> str:
-    """Return the digest as 64 hexadecimal digits."""
+def encoder() -> Callable[[Any], bytes]:
+    """Return what writes a record as it counts for the digest: equal bytes, equal behaviour."""
     import msgspec
 
-    encode = msgspec.json.Encoder(enc_hook=_plain, order="deterministic").encode
+    return msgspec.json.Encoder(enc_hook=_plain, order="deterministic").encode
+
+
+def digest(graph: Graph) -> str:
+    """Return the digest as 64 hexadecimal digits."""
+    encode = encoder()
     whole = hashlib.sha256()
     for one in dataclasses.fields(graph):
         value = getattr(graph, one.name)

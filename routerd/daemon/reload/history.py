@@ -1,7 +1,7 @@
 """The last ten generations that served, encoded as they were sent, so that going back needs neither the files nor their luck.
 
-Entries are never changed, but for the mark of one that was rolled back. What a rollback serves is a new generation with a new
-number: numbers only grow, and a response header tells which side of the rollback an answer is from.
+Entries are never changed, but for the words of their changes and the mark of one that was rolled back. What a rollback serves
+is a new generation with a new number: numbers only grow, and a response header tells on which side of it an answer is.
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ class _Job:
     back_to: Entry | None = None
     because: tuple[Problem, ...] = ()  # of a rollback
     from_kept: Kept | None = None
+    served_at_s: float | None = None
     outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -87,7 +88,6 @@ class _Built:
     package: Package
     graph: Graph
     kept: Kept | None
-    changes: tuple[str, ...]
     warnings: tuple[Problem, ...] = ()
     paths: tuple[Path, ...] = ()
 
@@ -193,13 +193,12 @@ class Reloader:
         except Exception as exc:  # a fault of our own must not end reloading for good
             log.exception("a reload failed unexpectedly")
             result, problems = "build", (build_problem(f"internal error: {type(exc).__name__}", code="internal"),)
-        outcome = self._outcome(job, result, problems, self._clock() - began_s)
+        took_s = (self._clock() if job.served_at_s is None else job.served_at_s) - began_s
+        outcome = self._outcome(job, result, problems, took_s)
         self._teller.ended(outcome)
         self.last = outcome
         if outcome.untried and job.back_to is None:
             self._inputs.taken({}, ())  # they count as unseen: the watcher comes back with them
-        if result == "applied" and job.seen_at_s is not None:
-            self._teller.served(self._clock() - job.seen_at_s)
         for told in self.listeners:
             told(outcome)
         return outcome
@@ -273,9 +272,7 @@ class Reloader:
         if refused := tuple(self._steps.gate(graph)):
             raise ConfigError(refused, inputs=paths)
         package = pack(self._number + 1, graph)
-        new = self.graph is not None and self.graph.digest != graph.digest
-        changes = self._steps.compare(self.graph, graph) if new and self.graph is not None else ()
-        return _Built(package=package, graph=graph, kept=loaded.kept, changes=changes, warnings=loaded.warnings, paths=paths)
+        return _Built(package=package, graph=graph, kept=loaded.kept, warnings=loaded.warnings, paths=paths)
 
     # ── back: what served before ──
 
@@ -291,8 +288,7 @@ class Reloader:
 
     def _unpacked(self, entry: Entry) -> _Built:
         graph = unpack(entry.package)
-        changes = self._steps.compare(self.graph, graph) if self.graph is not None else ()
-        return _Built(package=pack(self._number + 1, graph), graph=graph, kept=entry.kept, changes=changes)
+        return _Built(package=pack(self._number + 1, graph), graph=graph, kept=entry.kept)
 
     # ── both ──
 
@@ -305,23 +301,35 @@ class Reloader:
             raise ConfigError((build_problem(str(exc), code="worker-died"),)) from exc
         self._teller.took("prepare", build_s)
         self._teller.took("commit", swap_s)
+        job.served_at_s = self._clock()
+        if job.seen_at_s is not None:
+            self._teller.served(job.served_at_s - job.seen_at_s)
         gone = self.history.latest
         if gone is not None and job.trigger == "probation":
             gone.reverted = True
-        self.serving, self.graph, self.source = package, built.graph, source
-        self.history.add(
-            Entry(
-                package=package,
-                kept=built.kept,
-                at_unix_s=self._wall(),
-                trigger=job.trigger,
-                source=source,
-                models=len(built.graph.routes),
-                providers=len(built.graph.providers),
-                changes=built.changes,
-                rollback_of=job.back_to.package.number if job.back_to else 0,
-            )
+        old, self.serving, self.graph, self.source = self.graph, package, built.graph, source
+        entry = Entry(
+            package=package,
+            kept=built.kept,
+            at_unix_s=self._wall(),
+            trigger=job.trigger,
+            source=source,
+            models=len(built.graph.routes),
+            providers=len(built.graph.providers),
+            rollback_of=job.back_to.package.number if job.back_to else 0,
         )
+        self.history.add(entry)
+        entry.changes = await self._changes(old, built.graph)
+
+    async def _changes(self, old: Graph | None, new: Graph) -> tuple[str, ...]:
+        """Put the difference in words. It serves already: this delays nobody, and must not fail anything."""
+        if old is None:
+            return ()
+        try:
+            return await asyncio.to_thread(self._steps.compare, old, new)
+        except Exception:  # words are not worth an edit
+            log.exception("the changes could not be put in words")
+            return ()
 
 
 def _held_problem(by_probation: bool) -> Problem:

@@ -50,6 +50,7 @@ class Desk:
     may_publish: asyncio.Event = field(default_factory=asyncio.Event)
     now_s: float = 50.0
     loads: int = 0
+    wordless: bool = False
 
     def __post_init__(self) -> None:
         self.may_publish.set()
@@ -58,7 +59,7 @@ class Desk:
             Steps(
                 load=self._load,
                 gate=lambda graph: self.refused,
-                compare=lambda old, new: (f"{old.digest} -> {new.digest}",),
+                compare=self._compare,
                 publish=self._publish,
             ),
             _Inputs(self),
@@ -90,6 +91,11 @@ class Desk:
             raise self.publishing
         self.published.append(package)
         return 0.01, 0.001
+
+    def _compare(self, old: Graph, new: Graph) -> tuple[str, ...]:
+        if self.wordless:
+            raise KeyError("words")
+        return (f"{old.digest} -> {new.digest}",)
 
     def value(self, name: str, *labels: str) -> float:
         return self.metrics.snapshot().values.get((name, labels), -1.0)
@@ -259,6 +265,14 @@ async def test_a_waiting_reload_takes_over_what_a_later_caller_allows(desk: Desk
 
 
 # ── history and rollback ──
+
+
+async def test_a_change_that_has_no_words_is_applied_all_the_same(desk: Desk) -> None:
+    await serve(desk, "a", "b")
+    assert desk.told[-1].changes == ("a -> b",)
+    desk.wordless = True
+    await serve(desk, "c")
+    assert desk.told[-1].changes == ()
 
 
 async def serve(desk: Desk, *digests: str) -> None:
