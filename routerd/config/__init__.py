@@ -12,9 +12,13 @@ from routerd.config.changes import Change, diff
 from routerd.config.compile import Case
 from routerd.config.compile.units import duration_text
 from routerd.config.diagnose import render
+from routerd.config.format import Refused, formatted
 from routerd.config.load import Loaded, load
 from routerd.config.shape import schema_json
 from routerd.config.source import Input, Kept
 from routerd.config.tree import Origin
 
-__all__ = ["Case", "Change", "Input", "Kept", "Loaded", "Origin", "diff", "duration_text", "load", "render", "schema_json"]
+__all__ = [
+    "Case", "Change", "Input", "Kept", "Loaded", "Origin", "Refused", "diff", "duration_text", "formatted",
+    "load", "render", "schema_json",
+]  # fmt: skip

@@ -16,6 +16,7 @@ from routerd import __version__
 from routerd.daemon.commands.check import add_check, add_schema, add_test, check, schema, test
 from routerd.daemon.commands.compare import add_diff, diff
 from routerd.daemon.commands.explain import add_explain, explain
+from routerd.daemon.commands.fmt import add_fmt, fmt
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
 from routerd.daemon.settings import DEFAULTS, settings_from
 
@@ -43,6 +44,7 @@ def _parser() -> Parser:
     add_check(commands)
     add_test(commands)
     add_diff(commands)
+    add_fmt(commands)
     add_schema(commands)
     add_explain(commands)
     _add_reload(commands)
@@ -171,6 +173,7 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "check": check,
     "test": test,
     "diff": diff,
+    "fmt": fmt,
     "schema": schema,
     "explain": explain,
     "reload": _reload,

@@ -18,7 +18,7 @@ from routerd.daemon.cli import main
 from routerd.daemon.report import problem_as_json
 from tests.daemon.fakes import problem
 
-COMMANDS = ["serve", "check", "test", "diff", "schema", "explain", "reload", "status"]
+COMMANDS = ["serve", "check", "test", "diff", "fmt", "schema", "explain", "reload", "rollback", "history", "status"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -93,7 +93,7 @@ def test_a_check_of_what_is_not_there_is_exit_3(tmp_path: Path, capsys: pytest.C
     assert "the file does not exist" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["reload", "status"])
+@pytest.mark.parametrize("command", ["reload", "rollback", "history", "status"])
 def test_a_daemon_that_is_not_there_is_exit_3(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         where = f"127.0.0.1:{free.getsockname()[1]}"

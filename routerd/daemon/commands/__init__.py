@@ -3,8 +3,9 @@
     syntax     how a command is declared: flags, help, example, exit status
     check      check, test, schema
     compare    diff
+    fmt        fmt
     explain    explain (explained: its facts; explain_text: its screen)
-    live       reload, status: talk to the admin listener of a running daemon
+    live       reload, status, rollback, history: talk to the admin listener of a running daemon
 
 `add_x(commands)` declares the flags of a command, `x(flags, environ)` runs it and returns the exit status: 0 fine, 1 a difference
 or a failing answer, 2 invalid, 3 cannot read or reach. What a command was asked for goes to stdout, why it could not do it to
