@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
 from routerd.daemon.events import Subscription
+from routerd.daemon.report import problem_as_json
+from routerd.errors import ConfigError
 from routerd.observe import merge, render_metrics
 
 if TYPE_CHECKING:
@@ -96,6 +98,22 @@ class ControlRoom:
             raise LookupError("nothing served before" if to is None else f"generation {to} is not in the history")
         outcome = await asyncio.shield(self._control.reloader.roll_back(entry))
         return outcome.ok, outcome.as_json()
+
+    async def diff(self) -> tuple[bool, Mapping[str, Any]]:
+        """Say what a reload would change; LookupError when nothing serves yet."""
+        from routerd.config import diff
+        from routerd.daemon.load import load_checked
+
+        reloader, config = self._control.reloader, self._control.settings.config
+        if reloader.graph is None or reloader.serving is None:
+            raise LookupError("no generation serves yet")
+        told = {"config": os.path.abspath(config), "generation": reloader.serving.number}
+        try:
+            loaded = await asyncio.to_thread(load_checked, config, os.environ)
+        except ConfigError as exc:
+            return False, {**told, "result": exc.stage, "problems": [problem_as_json(problem) for problem in exc.problems]}
+        changes = await asyncio.to_thread(diff, reloader.graph, loaded.graph)
+        return True, {**told, "digest": loaded.graph.digest, "changes": [change.as_json() for change in changes]}
 
     def history(self) -> Mapping[str, Any]:
         """Return the last generations, newest first."""

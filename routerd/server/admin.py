@@ -23,6 +23,7 @@ PAGES = {
     "GET /-/status": "versions, configuration and workers, as JSON",
     "POST /-/reload": "read the configuration again; answers when all workers serve it, or with every problem (?allow_removal=1)",
     "POST /-/rollback": "serve an earlier generation again (?to=N)",
+    "POST /-/diff": "what the files change against what serves, or every problem they have; changes nothing",
     "GET /-/history": "the last generations that served, as JSON",
     "GET /events": "what happens, as it happens (Server-Sent Events)",
 }
@@ -69,6 +70,9 @@ class Operator(Protocol):
     async def rollback(self, to: int | None) -> tuple[bool, Mapping[str, Any]]:
         """Serve generation `to` again, or what served before; LookupError when it is not known."""
 
+    async def diff(self) -> tuple[bool, Mapping[str, Any]]:
+        """Compare the files with what serves; return whether they are valid, and the changes or the problems."""
+
     def history(self) -> Mapping[str, Any]:
         """Return the last generations as plain values."""
 
@@ -87,6 +91,7 @@ def admin_app(operator: Operator) -> web.Application:
     app.router.add_get("/-/status", pages.status)
     app.router.add_post("/-/reload", pages.reload)
     app.router.add_post("/-/rollback", pages.rollback)
+    app.router.add_post("/-/diff", pages.diff)
     app.router.add_get("/-/history", pages.history)
     app.router.add_get("/events", pages.events)
     return app
@@ -136,6 +141,15 @@ class _Pages:
         except LookupError as exc:
             return _json({"error": str(exc.args[0])}, status=404)
         return _json(outcome, status=200 if ok else INVALID)
+
+    async def diff(self, request: web.Request) -> web.Response:
+        if why := _foreign(request.headers):  # it reads and checks every file: nothing for a page to start at will
+            return _json({"error": why}, status=403)
+        try:
+            valid, told = await self._operator.diff()
+        except LookupError as exc:
+            return _json({"error": str(exc.args[0])}, status=503)
+        return _json(told, status=200 if valid else INVALID)
 
     async def history(self, _: web.Request) -> web.Response:
         return _json(self._operator.history())

@@ -45,6 +45,11 @@ class Daemon:
         self.rolled_back_to = to
         return self.ok, {"result": "applied" if self.ok else "build"}
 
+    async def diff(self) -> tuple[bool, Mapping[str, Any]]:
+        if self.why_not:
+            raise LookupError("no generation serves yet")
+        return self.ok, {"changes": [{"text": "drops m"}]} if self.ok else {"problems": []}
+
     def history(self) -> Mapping[str, Any]:
         return {"generations": []}
 
@@ -176,3 +181,14 @@ async def test_too_many_readers_are_refused(admin) -> None:  # type: ignore[no-u
     for _ in range(READERS_MAX):
         daemon.bus.subscribe()
     assert (await client.get("/events")).status == 503
+
+
+async def test_a_diff_is_the_changes_or_the_problems_and_no_page_asks_for_it(admin: Any) -> None:
+    daemon, client = admin
+    assert (await (await client.post("/-/diff")).json())["changes"] == [{"text": "drops m"}]
+    assert (await client.post("/-/diff", headers={"Sec-Fetch-Site": "cross-site"})).status == 403
+    assert (await client.get("/-/diff")).status == 405
+    daemon.ok = False
+    assert (await client.post("/-/diff")).status == 422
+    daemon.why_not = "no generation serves yet"
+    assert (await client.post("/-/diff")).status == 503

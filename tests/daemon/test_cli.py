@@ -57,7 +57,7 @@ def test_the_help_of_status_says_when_it_fails(capsys: pytest.CaptureFixture[str
     assert "1  not ready, or the files differ from what serves" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["nothing"], ["serve", "--no-such-flag"], ["explain"], ["diff"], ["check", "--format", "xml"]])
+@pytest.mark.parametrize("argv", [["nothing"], ["serve", "--no-such-flag"], ["explain"], ["check", "--format", "xml"]])
 def test_what_is_no_command_is_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)

@@ -47,7 +47,7 @@ def test_without_a_name_it_is_the_configuration(
     ("data", "status", "says"),
     [
         (b"a: [1\n", 2, "error[bad-yaml]"),
-        (b"? 'a\n\n  b'\n: - 1\n", 2, "left as it is"),
+        (b"? '\n\n   '\n:  - null\n   - ''\n", 2, "left as it is"),
         (b"a: \xff\n", 2, "not UTF-8; left as it is"),
         (None, 3, "No such file"),
     ],

@@ -34,6 +34,10 @@ class Change:
     def __str__(self) -> str:
         return f"{self.text}; {self.state}" if self.state else self.text
 
+    def as_json(self) -> dict[str, str]:
+        """Return it as plain values."""
+        return {"path": self.path, "kind": self.kind, "text": self.text, "state": self.state}
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
