@@ -121,7 +121,8 @@ class Gateway:
         self._drop_gauges_of_the_gone()
         self._shared.admission.publish_gauges()
         if self._generation is not None:
-            self._used_ratio.publish(self._generation.charges, now_s)
+            generation = self._generation
+            self._used_ratio.publish(generation.charges, generation.graph.budgets, now_s)
         for name, state in self._shared.health.items():
             if name in self._gauged:
                 metrics.gauge("routerd_inflight_requests", name).set(state.inflight)

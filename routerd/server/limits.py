@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from routerd.graph import Budget
 from routerd.messages import Taken
 from routerd.observe import Metrics
 from routerd.policy import Bill, Charge, Counters
@@ -18,6 +19,7 @@ from routerd.state import period
 __all__ = ["UsedRatio", "limit_fields"]
 
 LOOKS = 500  # counters looked at in one call: below a millisecond
+MOST_SEEN = 20_000
 
 
 def limit_fields(bill: Bill, taken: Taken) -> dict[str, str]:
@@ -52,19 +54,28 @@ def _reset(charge: Charge, remaining: int) -> str:
 
 
 class UsedRatio:
-    """Publishes `routerd_budget_used_ratio`, some counters at a time; a budget's value changes when all were looked at."""
+    """Publishes `routerd_budget_used_ratio`, some counters at a time; a budget's value changes when all were looked at.
+
+    Subjects that were seen stay known over a reload, as what they used does, while their budget is there.
+    """
 
     def __init__(self, counters: Counters, metrics: Metrics) -> None:
         self._counters = counters
         self._metrics = metrics
+        self._budgets: Mapping[str, Budget] = {}
+        self._seen: dict[bytes, Charge] = {}
         self._todo: list[Charge] = []
         self._largest: dict[tuple[str, str, str], float] = {}
         self._shown: set[tuple[str, str, str]] = set()
 
-    def publish(self, charges: Mapping[bytes, Charge], now_s: float) -> None:
-        """Look at the next counters of `charges`."""
+    def publish(self, charges: Mapping[bytes, Charge], budgets: Mapping[str, Budget], now_s: float) -> None:
+        """Look at the next counters. `charges` are those that requests were charged, `budgets` all of the configuration."""
+        if budgets is not self._budgets:
+            self._renew(budgets)
         if not self._todo:
-            self._todo = list(charges.values())
+            if len(self._seen) < MOST_SEEN:
+                self._seen.update(charges)
+            self._todo = list(self._seen.values())
         for _ in range(min(LOOKS, len(self._todo))):
             charge = self._todo.pop()
             label = (charge.budget.name, charge.budget.scope, "enforce" if charge.enforced else "shadow")
@@ -78,3 +89,16 @@ class UsedRatio:
             self._metrics.gauge("routerd_budget_used_ratio", *label).set(ratio)
         self._shown = set(self._largest)
         self._largest = {}
+
+    def _renew(self, budgets: Mapping[str, Budget]) -> None:
+        """Take up the limits of another generation; forget what it does not count any more."""
+        self._budgets = budgets
+        self._todo, self._largest = [], {}
+        old, self._seen = self._seen, {}
+        for key, charge in old.items():
+            budget = budgets.get(charge.budget.name)
+            if budget is None or (charge.pace and not budget.burst):
+                continue
+            renewed = Charge(budget, charge.subject, charge.pace)
+            if renewed.key == key:
+                self._seen[key] = renewed

@@ -26,6 +26,9 @@ def counters() -> Iterator[LocalCounters]:
     counters.close()
 
 
+BUDGETS = {"a": budget("a")}
+
+
 def fields(used: tuple[int, ...], *budgets: Budget) -> dict[str, str]:
     return limit_fields(Bill(Charge(b, "ann") for b in budgets), Taken((), used=used))
 
@@ -66,10 +69,10 @@ def test_the_gauge_is_the_largest_of_all_subjects(counters: LocalCounters) -> No
     charges = {c.key: c for c in (Charge(budget("a"), "ann"), Charge(budget("a"), "bob"))}
     for charge, amount in zip(charges.values(), (3, 7), strict=True):
         counters.take([charge], [amount], 1000.0)
-    ratio.publish(charges, 1000.0)
+    ratio.publish(charges, BUDGETS, 1000.0)
     gauge = metrics.gauge("routerd_budget_used_ratio", "a", "client", "enforce")
     assert gauge.value == 0.7
-    ratio.publish({}, 1000.0)
+    ratio.publish({}, {}, 1000.0)
     assert not metrics.snapshot().values  # no such budget any more
 
 
@@ -80,7 +83,20 @@ def test_many_subjects_are_looked_at_some_at_a_time(counters: LocalCounters) -> 
     for number, charge in enumerate(charges.values()):
         counters.take([charge], [5 if number == 0 else 1], 1000.0)
     gauge = metrics.gauge("routerd_budget_used_ratio", "a", "client", "enforce")
-    ratio.publish(charges, 1000.0)
+    ratio.publish(charges, BUDGETS, 1000.0)
     assert gauge.value == 0.0
-    ratio.publish(charges, 1000.0)
+    ratio.publish(charges, BUDGETS, 1000.0)
     assert gauge.value == 0.5
+
+
+def test_what_was_seen_before_a_reload_is_still_shown_with_the_new_limit(counters: LocalCounters) -> None:
+    metrics = Metrics()
+    ratio = UsedRatio(counters, metrics)
+    charge = Charge(BUDGETS["a"], "ann")
+    counters.take([charge], [6], 1000.0)
+    ratio.publish({charge.key: charge}, BUDGETS, 1000.0)
+    ratio.publish({}, {"a": budget("a", limit=20)}, 1000.0)
+    gauge = metrics.gauge("routerd_budget_used_ratio", "a", "client", "enforce")
+    assert gauge.value == 0.3
+    ratio.publish({}, {"a": budget("a", "tokens", limit=20)}, 1000.0)  # another kind: another counter
+    assert not metrics.snapshot().values

@@ -57,6 +57,16 @@ def reply(body: dict[str, Any] | bytes | None = None, *, status: int = 200, head
     return answer
 
 
+def gated(then: Answer, gate: asyncio.Event) -> Answer:
+    """Answer with `then` once the gate is open."""
+
+    async def answer(call: Call) -> None:
+        await gate.wait()
+        await then(call)
+
+    return answer
+
+
 def error(status: int, message: str = "it broke", *, headers: Headers = (), code: str | None = None) -> Answer:
     """Answer with an error in OpenAI's shape."""
     body = {"error": {"message": message, "type": "error", "param": None, "code": code}}

@@ -62,6 +62,14 @@ class Daemon:
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()
 
+    def post_admin(self, path: str) -> tuple[int, str]:
+        """POST to a path of the admin listener, like `get_admin`."""
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.admin + path, method="POST"), timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode()
+
     async def status(self) -> dict[str, Any]:
         """Return /-/status, decoded."""
         code, text = await asyncio.to_thread(self.get_admin, "/-/status")
