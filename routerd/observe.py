@@ -90,6 +90,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "gauge", "Largest share of the limit that is used, over all subjects seen.", ("budget", "scope", "mode"), merge="max"
         ),
         "routerd_budget_queue_depth": Family("gauge", "Requests that wait in line for a budget.", ("budget",)),
+        "routerd_state_up": Family("gauge", "1 when the counters that hosts share answer.", ("worker",)),
+        "routerd_state_losses_total": Family("counter", "Times the counters that hosts share went away.", ("worker",)),
         "routerd_budget_table_overflows": Family(
             "gauge", "Charges that passed uncounted because the table of budgets was full, on this host.", merge="max"
         ),

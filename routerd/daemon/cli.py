@@ -75,6 +75,9 @@ def _add_serve(commands: Any) -> None:
     flag("--on-invalid", "fail, or last-good: start with what was kept when the files are wrong", metavar="WHAT")
     flag("--drain-timeout", "how long running requests may finish after SIGTERM", metavar="TIME")
     flag("--log-format", "text or json", metavar="FORMAT")
+    flag("--state", "Redis or Valkey that shares the counters of budgets with other hosts", metavar="URL")
+    flag("--state-on-loss", "`local`: count on this host while it is away; `refuse`: refuse what has a budget", metavar="WHAT")
+    flag("--state-timeout", "no request waits longer for it", metavar="TIME")
     serve.add_argument(
         "--open",
         action="store_true",

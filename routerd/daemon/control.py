@@ -179,7 +179,7 @@ def serve(settings: Settings) -> int:
     from routerd.state import LocalCounters
 
     counters = LocalCounters.create(workers=settings.workers)
-    processes = Processes(settings.workers, listeners, counters.fd, settings.log_format)
+    processes = Processes(settings, listeners, counters.fd)
     try:
         import uvloop
 

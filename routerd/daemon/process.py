@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from routerd.daemon.channel import Channel, Stream
-from routerd.daemon.settings import Listeners
+from routerd.daemon.settings import Listeners, Settings
 
 __all__ = ["Processes"]
 
@@ -40,11 +40,11 @@ class _Process:
 class Processes:
     """Starts worker processes with what they inherit."""
 
-    def __init__(self, count: int, listeners: Listeners, state_fd: int, log_format: str) -> None:
-        self._log_format = log_format
+    def __init__(self, settings: Settings, listeners: Listeners, state_fd: int) -> None:
+        self._settings = settings
         self._listeners = listeners
         self._state_fd = state_fd
-        self._early = [self._start(index) for index in range(count)]
+        self._early = [self._start(index) for index in range(settings.workers)]
 
     async def spawn(self, index: int) -> _Process:
         """Return worker `index`'s process: the one started early, or a new one."""
@@ -72,26 +72,29 @@ class Processes:
             "channel": fds[0],
             "listen": fds[1],
             "state": fds[2],
-            "log_format": self._log_format,
+            "log_format": self._settings.log_format,
+            "state_on_loss": self._settings.state_on_loss,
+            "state_timeout_s": self._settings.state_timeout_s,
         }
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "routerd.daemon.worker", json.dumps(told)],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                env=_environment(self._settings.state),
                 process_group=0,  # Ctrl-C is for control, which tells the workers
             )
         ours.setblocking(False)
         return index, process, ours
 
 
-def _environment() -> dict[str, str]:
+def _environment(state: str) -> dict[str, str]:
     """The worker imports the same routerd as this process, wherever it came from, and nothing from the current directory."""
     import routerd
 
     parent = str(Path(routerd.__file__).resolve().parent.parent)
     environ = dict(os.environ)
+    environ["ROUTERD_STATE"] = state  # not among the arguments, which others can see: it may hold a password
     if not any(parent == os.path.realpath(place) for place in sys.path if "site-packages" in place):
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (parent, environ.get("PYTHONPATH"))))
     return environ

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ DEFAULTS: Mapping[str, str] = {
     "drain_timeout": "30s",
     "log_format": "text",
     "on_invalid": "fail",
+    "state": "",
+    "state_on_loss": "local",
+    "state_timeout": "50ms",
 }
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -67,6 +70,9 @@ class Settings:
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     on_invalid: str = "fail"  # fail | last-good
+    state: str = field(default="", repr=False)  # may hold a password
+    state_on_loss: str = "local"
+    state_timeout_s: float = 0.05
 
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -96,6 +102,9 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         drain_timeout_s=read("drain_timeout", duration_s),
         log_format=read("log_format", partial(_one_of, "text", "json")),
         on_invalid=read("on_invalid", partial(_one_of, "fail", "last-good")),
+        state=read("state", _state),
+        state_on_loss=read("state_on_loss", partial(_one_of, "local", "refuse")),
+        state_timeout_s=read("state_timeout", duration_s),
     )
     if settings.on_invalid == "last-good" and settings.state_dir is None:
         raise ValueError("--on-invalid last-good: needs --state-dir, where the last good configuration is kept")
@@ -124,6 +133,14 @@ def _yes_or_no(text: str) -> bool:
     if text.lower() not in _YES | _NO:
         raise ValueError(f"{text!r} is neither true nor false")
     return text.lower() in _YES
+
+
+def _state(text: str) -> str:
+    if text:
+        from routerd.state import check_url
+
+        check_url(text)
+    return text
 
 
 def _one_of(one: str, other: str, text: str) -> str:

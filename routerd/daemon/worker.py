@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from routerd.daemon import log as logs
 from routerd.daemon.channel import (
@@ -42,6 +42,9 @@ from routerd.daemon.tasks import Tasks
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph, Route
 from routerd.observe import Metrics, Snapshot
+
+if TYPE_CHECKING:
+    from routerd.server import Remote
 
 __all__ = ["Worker", "main"]
 
@@ -263,12 +266,14 @@ async def _serve(told: dict[str, Any]) -> None:
         dropped = metrics.counter("routerd_access_records_dropped_total", str(index))
         access = logs.AccessLog(told["log_format"], dropped, logs.LineWriter(1))
     channel = await Channel.open(socket.socket(fileno=told["channel"]))
+    remote = await _remote(told, metrics)
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
         metrics=metrics,
         access=access.add if access else None,
         worker=index,
         notice=lambda kind, fields: channel.send(Notice(kind, fields)),
+        remote=remote,
     )
     worker = Worker(
         channel,
@@ -279,10 +284,32 @@ async def _serve(told: dict[str, Any]) -> None:
         flush=access.flush if access else lambda: False,
     )
     await worker.run()
+    if remote is not None:
+        await remote.counters.close()
     await channel.flush()
     channel.close()
     if access:
         access.finish(1.0)
+
+
+async def _remote(told: dict[str, Any], metrics: Metrics) -> Remote | None:
+    """Connect to the counters that hosts share, if there are any."""
+    url = os.environ.get("ROUTERD_STATE", "")
+    if not url:
+        return None
+    from routerd.server import Remote
+    from routerd.state import RemoteCounters
+
+    up = metrics.gauge("routerd_state_up", str(told["index"]))
+    losses = metrics.counter("routerd_state_losses_total", str(told["index"]))
+
+    def changed(is_up: bool) -> None:
+        up.set(float(is_up))
+        losses.inc(float(not is_up))
+
+    counters = RemoteCounters(url, told["state_timeout_s"], changed)
+    await counters.open()
+    return Remote(counters, told["state_on_loss"] == "refuse")
 
 
 def _die_with_parent(parent: int) -> None:

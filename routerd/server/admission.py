@@ -4,6 +4,8 @@ Who waits is served first come, first served, in each worker and for each budget
 of a line tries again when a request of this worker gave something back, and after TICK_S, because one of another worker may have;
 behind it nobody looks at the counters. A line is bounded, a wait too; a client that leaves is out of the line at once.
 Requests without a budget, and those for whom there is room, touch nothing of this: no task, no timer.
+With counters that hosts share every bill is awaited. When they are away, the counters of this host serve in their place, from
+zero and with the whole limit, or the request is refused: the operator's choice. A lease goes back to the counters it came from.
 """
 
 from __future__ import annotations
@@ -11,20 +13,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
-from routerd.errors import BudgetExceeded
+from routerd.errors import BudgetExceeded, StateUnavailable
 from routerd.observe import Metrics
-from routerd.policy import Bill, Charge, Counters, Lease, Need, reserve, turned_away
+from routerd.policy import Bill, Charge, Counters, Lease, Need, admit, amounts_of, reserve, turned_away
 from routerd.server.limits import limit_fields
+from routerd.state import RemoteCounters, StateLost
 
-__all__ = ["Admission", "Notify"]
+__all__ = ["Admission", "Notify", "Remote"]
 
 TICK_S = 0.025  # a slot that another worker freed is found within so long; forty looks a second and line cost nothing
 LONGEST_TICK_S = 1.0  # a window may free sooner than it said: what was reserved is settled
 NOTICE_EVERY_S = 1.0  # one notice a second and budget
 
-Notify = Callable[[str, Mapping[str, str]], None]
+Notify = Callable[[str, dict[str, Any]], None]
+
+
+class Remote(NamedTuple):
+    """The counters that hosts share, and whether to refuse while they are away."""
+
+    counters: RemoteCounters
+    refuse: bool
 
 
 class _Line:
@@ -69,11 +80,14 @@ class _Place:
 class Admission:
     """One a worker; survives reloads."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, counters: Counters, metrics: Metrics) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, counters: Counters, metrics: Metrics, remote: Remote | None = None
+    ) -> None:
         self.notify: Notify | None = None
         self._loop = loop
         self._counters = counters
         self._metrics = metrics
+        self._remote = remote
         self._lines: dict[bytes, _Line] = {}
         self._noticed_s: dict[str, float] = {}
         self._depths: set[str] = set()
@@ -84,14 +98,26 @@ class Admission:
             for charge in bill.charges:
                 if charge.key in self._lines:
                     return self._wait(bill, need, charge, deadline_at_s)
+        if self._remote is not None:
+            return self._reserve_remotely(bill, need, deadline_at_s)
         try:
             return self._taken(bill, need)
         except BudgetExceeded as exc:
-            charge = _refuser(bill, exc)
-            if charge.budget.queue_max and exc.retry_after_s is not None:
-                return self._wait(bill, need, charge, deadline_at_s)
-            self._refused(bill, exc)
-            raise
+            return self._wait_after(bill, need, deadline_at_s, exc)
+
+    async def _reserve_remotely(self, bill: Bill, need: Need, deadline_at_s: float) -> Lease:
+        try:
+            return await self._asked(bill, need)
+        except BudgetExceeded as exc:
+            return await self._wait_after(bill, need, deadline_at_s, exc)
+
+    def _wait_after(self, bill: Bill, need: Need, deadline_at_s: float, exc: BudgetExceeded) -> Awaitable[Lease]:
+        """Return the wait that a refusal leads to; raise it where there is none."""
+        charge = _refuser(bill, exc)
+        if charge.budget.queue_max and exc.retry_after_s is not None:
+            return self._wait(bill, need, charge, deadline_at_s)
+        self._refused(bill, exc)
+        raise exc
 
     def publish_gauges(self) -> None:
         """Bring the gauges of lines up to date."""
@@ -105,7 +131,22 @@ class Admission:
         self._depths = set(depths)
 
     def _taken(self, bill: Bill, need: Need) -> Lease:
-        lease = reserve(self._counters, bill, need, time.monotonic())
+        return self._noted(bill, reserve(self._counters, bill, need, time.monotonic()))
+
+    async def _asked(self, bill: Bill, need: Need) -> Lease:
+        """Take from the counters that hosts share, or do what is to be done without them."""
+        if self._remote is None:
+            return self._taken(bill, need)
+        amounts = amounts_of(bill, need)
+        try:
+            taken = await self._remote.counters.take(bill.charges, amounts)
+        except StateLost:
+            if self._remote.refuse:
+                raise StateUnavailable("The counters of budgets cannot be reached.", retry_after_s=1.0) from None
+            return self._taken(bill, need)
+        return self._noted(bill, admit(self._remote.counters, bill, amounts, taken))
+
+    def _noted(self, bill: Bill, lease: Lease) -> Lease:
         if lease.taken.over:
             for i in lease.taken.over:
                 budget = bill.charges[i].budget
@@ -150,7 +191,7 @@ class Admission:
                     raise turned_away(charge, "it waited its time in line")
                 continue
             try:
-                return self._taken(bill, need)
+                return self._taken(bill, need) if self._remote is None else await self._asked(bill, need)
             except BudgetExceeded as exc:
                 refuser = _refuser(bill, exc)
                 if not refuser.budget.queue_max or exc.retry_after_s is None or self._loop.time() >= until_s:

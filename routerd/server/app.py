@@ -26,6 +26,7 @@ from routerd.graph import Cors, Graph
 from routerd.health import Health
 from routerd.observe import AccessRecord, Metrics
 from routerd.policy import Counters
+from routerd.server.admission import Remote
 from routerd.server.chat import ModelCall
 from routerd.server.generation import Generation
 from routerd.server.intake import request_id_of
@@ -58,6 +59,7 @@ class Gateway:
         access: Callable[[AccessRecord], None] | None,
         worker: int = 0,
         notice: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None,
+        remote: Remote | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.worker = worker
@@ -70,8 +72,9 @@ class Gateway:
             metrics=metrics,
             access=access,
             notice=notice,
+            remote=remote,
         )
-        self._used_ratio = UsedRatio(counters, metrics)
+        self._used_ratio = UsedRatio(remote.counters if remote is not None else counters, metrics)
         self._generation: Generation | None = None
         self._live: dict[int, Generation] = {}
         self._gauged: frozenset[str] = frozenset()  # the endpoints whose gauges are shown, and of which generations they are

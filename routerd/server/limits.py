@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from routerd.graph import Budget
 from routerd.messages import Taken
 from routerd.observe import Metrics
-from routerd.policy import Bill, Charge, Counters
+from routerd.policy import Bill, Charge
 from routerd.state import period
 
 __all__ = ["UsedRatio", "limit_fields"]
@@ -53,13 +54,19 @@ def _reset(charge: Charge, remaining: int) -> str:
     return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
+class Looking(Protocol):
+    """Counters that can be asked what is used."""
+
+    def used(self, charge: Charge, now_s: float, /) -> int: ...
+
+
 class UsedRatio:
     """Publishes `routerd_budget_used_ratio`, some counters at a time; a budget's value changes when all were looked at.
 
     Subjects that were seen stay known over a reload, as what they used does, while their budget is there.
     """
 
-    def __init__(self, counters: Counters, metrics: Metrics) -> None:
+    def __init__(self, counters: Looking, metrics: Metrics) -> None:
         self._counters = counters
         self._metrics = metrics
         self._budgets: Mapping[str, Budget] = {}

@@ -13,7 +13,7 @@ from routerd.attempt import Passage, Relay, Ticker
 from routerd.health import Health
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
-from routerd.server.admission import Admission
+from routerd.server.admission import Admission, Remote
 from routerd.upstream import Upstreams
 
 __all__ = ["RequestIds", "Shared"]
@@ -53,6 +53,7 @@ class Shared:
     access: Callable[[AccessRecord], None] | None
     notice: Callable[[str, dict[str, Any]], None]  # tells control of an event: its kind and plain fields
     ticker: Ticker
+    remote: Remote | None = None
     streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)
@@ -62,6 +63,7 @@ class Shared:
     after_upstream: HistogramCell = field(init=False)
 
     def __post_init__(self) -> None:
-        self.admission = Admission(self.loop, self.counters, self.metrics)
+        self.admission = Admission(self.loop, self.counters, self.metrics, self.remote)
+        self.admission.notify = self.notice
         self.before_upstream = self.metrics.histogram("routerd_overhead_seconds", "before_upstream")
         self.after_upstream = self.metrics.histogram("routerd_overhead_seconds", "after_upstream")

@@ -1,0 +1,139 @@
+"""Two daemons that share one Redis: one limit over both, and what each does while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.test_budget_exact import NEEDS, reply, routes, storm
+from tests.support import answers
+from tests.support.daemon import ROUTERD, Daemon, until
+from tests.support.http import CHAT, ask, fetch
+from tests.support.process import Process
+from tests.support.redis import RedisServer
+from tests.support.upstream import Upstream
+
+Start = Callable[..., Daemon]
+LIMIT = 100
+
+
+@pytest.fixture
+def server(tmp_path: pathlib.Path) -> Iterator[RedisServer]:
+    running = RedisServer(tmp_path)
+    yield running
+    running.resume()
+    running.stop()
+
+
+def shared(server: RedisServer, *more: str, workers: int = 2) -> dict[str, list[str]]:
+    return {"args": ["--state", server.url, "--workers", str(workers), "--state-timeout", "5s", *more]}
+
+
+async def is_up(running: Daemon, up: bool) -> bool:
+    states = [v for k, v in (await running.metrics()).items() if k.startswith("routerd_state_up")]
+    return bool(states) and all(bool(state) is up for state in states)
+
+
+@pytest.mark.parametrize(
+    "budget", [f"{{requests: {LIMIT}, per: 1h}}", f"{{tokens: {LIMIT * NEEDS}, per: month}}"], ids=["requests", "tokens"]
+)
+async def test_exactly_the_limit_passes_over_two_daemons(
+    daemon: Start, upstream: Upstream, server: RedisServer, budget: str
+) -> None:
+    upstream.always(reply())
+    text = routes(upstream.url, budget)
+    pair = [daemon(text, **shared(server)) for _ in range(2)]
+    a, b = await asyncio.gather(*(storm(one, 150) for one in pair))
+    assert Counter(a) + Counter(b) == {200: LIMIT, 429: 300 - LIMIT}
+    assert len(upstream.requests) == LIMIT
+    assert await is_up(pair[0], True)
+    used = (await pair[0].metrics())['routerd_budget_used_ratio{budget="b",mode="enforce",scope="global"}']
+    assert used == 1.0
+
+
+async def test_a_slot_freed_by_one_daemon_is_found_by_who_waits_at_the_other(
+    daemon: Start, upstream: Upstream, server: RedisServer
+) -> None:
+    gate = asyncio.Event()
+    upstream.script(answers.gated(reply(), gate))
+    upstream.always(reply())
+    a, b = (daemon(routes(upstream.url, "{concurrency: 1, queue: {max: 5, wait: 20s}}"), **shared(server)) for _ in range(2))
+    held = asyncio.create_task(fetch(a, CHAT, ask()))
+    await upstream.received(1)
+    waits = asyncio.create_task(fetch(b, CHAT, ask()))
+    await until(lambda: depth_is_one(b))
+    gate.set()
+    assert [(await task).status for task in (held, waits)] == [200, 200]
+
+
+async def depth_is_one(running: Daemon) -> bool:
+    return (await running.metrics()).get('routerd_budget_queue_depth{budget="b"}') == 1
+
+
+async def test_without_the_server_each_host_counts_by_itself_and_nobody_waits(
+    daemon: Start, upstream: Upstream, server: RedisServer
+) -> None:
+    upstream.always(reply())
+    running = daemon(routes(upstream.url, "{requests: 3, per: 1h}"), **shared(server, "--state-timeout", "50ms", workers=1))
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(2)] == [200, 200]
+    server.pause()
+    began_s = time.monotonic()
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(4)] == [200, 200, 200, 429]
+    assert time.monotonic() - began_s < 1.0
+    assert await is_up(running, False)
+    server.resume()
+    await until(lambda: is_up(running, True))
+
+    async def used() -> bool:  # what was taken there for the request that did not wait was given back, or not: it stays exact
+        return (await fetch(running, CHAT, ask())).status == 429
+
+    await until(used)
+    samples = await running.metrics()
+    assert samples['routerd_state_losses_total{worker="0"}'] >= 1
+
+
+async def test_an_operator_may_want_a_refusal_while_the_server_is_away(
+    daemon: Start, upstream: Upstream, server: RedisServer
+) -> None:
+    upstream.always(reply())
+    text = routes(upstream.url, "{requests: 3, per: 1h}").replace("chain: [up/x]}", "chain: [up/x]}, free: {chain: [up/x]}")
+    running = daemon(text, **shared(server, "--state-on-loss", "refuse"))
+    assert (await fetch(running, CHAT, ask())).status == 200
+    server.stop()
+
+    async def refused() -> bool:
+        answer = await fetch(running, CHAT, ask())
+        assert answer.status in (429, 503)
+        return answer.status == 503 and answer.error["code"] == "state_unavailable" and answer.headers["retry-after"] == "1"
+
+    await until(refused)
+    assert (await fetch(running, CHAT, ask("free"))).status == 200
+    server.start()
+    await until(lambda: is_up(running, True))
+    assert (await fetch(running, CHAT, ask())).status == 200
+
+
+async def test_a_daemon_starts_without_the_server_and_finds_it_later(
+    daemon: Start, upstream: Upstream, server: RedisServer
+) -> None:
+    upstream.always(reply())
+    server.stop()
+    running = daemon(routes(upstream.url, "{requests: 3, per: 1h}"), **shared(server))
+    assert (await fetch(running, CHAT, ask())).status == 200
+    server.start()
+    await until(lambda: is_up(running, True))
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_a_wrong_address_ends_the_start_and_no_password_is_shown(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "routes.yaml").write_text("version: 1\n")
+    process = Process([*ROUTERD, "serve", "--state", "http://:hunter2@h"], cwd=tmp_path)
+    assert process.wait() == 2
+    assert "--state: the address of shared counters begins with redis://" in process.output
+    assert "hunter2" not in process.output
+    process.stop()
