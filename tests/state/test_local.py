@@ -234,3 +234,26 @@ def test_the_told_wait_is_honest(plan: list[tuple[int, int]], limit: int, amount
     if answer.refused >= 0:
         assert take(counters, budget, min(amount, limit), now_s + answer.retry_after_s)
     counters.close()
+
+
+windows = st.sampled_from([("", 10.0, 0.0), ("", 0.0, 0.0), ("day", 0.0, 0.0), ("", 0.0, 5.0)])
+takes = st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(1, 4)), max_size=25)
+
+
+@given(takes, windows, st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_one_charge_alone_is_counted_as_one_among_others(
+    plan: list[tuple[int, int]], form: tuple[str, float, float], enforced: bool
+) -> None:
+    calendar, window_s, drain_s = form
+    alone = LocalCounters.create(slots=8, workers=2, unix=lambda: 1.7e9)
+    among = LocalCounters.create(slots=8, workers=2, unix=lambda: 1.7e9)
+    budget, wide = Budget("b", 7, window_s, calendar, drain_s, enforced), Budget("wide", 10**9)
+    now_us = 3_000_000_000
+    for step_us, amount in plan:
+        now_us += step_us
+        one = alone.take([budget], [amount], now_us / 1e6)
+        two = among.take([budget, wide], [amount, 1], now_us / 1e6)
+        assert (one.refused, one.retry_after_s, one.used, one.over) == (two.refused, two.retry_after_s, two.used[:1], two.over)
+    alone.close()
+    among.close()
