@@ -35,6 +35,7 @@ class Prompt(msgspec.Struct):
     system: list[dict[str, Any]]
     messages: list[dict[str, Any]]
     open_loop_thinks: bool = True
+    dropped: tuple[str, ...] = ()  # what of the messages the API has no word for
 
 
 def tool_id(value: Any) -> str:
@@ -74,7 +75,19 @@ def read_prompt(messages: Any) -> Prompt:
         raise BadRequest("The first message after the system's must be the user's for this model.", param="messages")
     if turns[-1][0] == "assistant" and turns[-1][1][-1]["type"] == "text":  # a prefill: blanks at its end are a 400
         turns[-1][1][-1]["text"] = turns[-1][1][-1]["text"].rstrip()
-    return Prompt(system, [_turn(*turn) for turn in turns], _open_loop_thinks(turns))
+    return Prompt(system, [_turn(*turn) for turn in turns], _open_loop_thinks(turns), tuple(_dropped(messages)))
+
+
+def _dropped(messages: list[dict[str, Any]]) -> Iterator[str]:
+    """Name what was left out: names of speakers, and thinking without a signature."""
+    if any(message.get("name") and message["role"] in ("user", "assistant") for message in messages):
+        yield "messages.name"
+    if any(message.get("audio") for message in messages):
+        yield "messages.audio"
+    for message in messages:
+        if (message.get("reasoning_content") or message.get("reasoning")) and not any(_thinking(message, "")):
+            yield "messages.reasoning_content"
+            break
 
 
 def _turn(role: str, blocks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 What the API cannot do is a BadRequest where the answer would be another one (n > 1, audio, the old `functions`), else it is left
 out and named in `Encoded.dropped` (seed, logit_bias, a temperature that this model refuses). Rules worth knowing:
 - `max_tokens` is required: without one from client or route it is 4096, which every model since Claude 3 can answer; a thinking
-  budget of our own comes on top.
+  budget comes on top.
 - temperature: OpenAI's 0..2 is cut to 1 (named); out of 0..2 is a BadRequest.
 - response_format json_schema: `output_config.format` on models from 4.5; before, a tool whose input is the answer (`answer` and
   `stream` turn its input back into content). json_object: no native mode; an instruction is added to the system prompt, and
@@ -62,8 +62,8 @@ class _Draft:
         self.body = body
         self.able: Abilities = abilities(model)
         self.out: dict[str, Any] = {}
-        self.dropped: list[str] = []
         self.prompt: Prompt = read_prompt(self.value("messages"))
+        self.dropped: list[str] = list(self.prompt.dropped)
 
     def value(self, key: str) -> Any:
         """Return the decoded value of `key`, or None. Raises BadRequest where it is nothing that JSON can say."""
@@ -207,10 +207,17 @@ def _output_config(draft: _Draft) -> None:
 
 
 def _thinking(draft: _Draft, forced: bool) -> None:
-    effort = draft.value("reasoning_effort")
-    if effort is None or "thinking" in draft.out:
-        return
     able, out = draft.able, draft.out
+    no_limit = draft.value("max_tokens") is None and draft.value("max_completion_tokens") is None
+    own = out.get("thinking")
+    if own is not None:
+        budget = own.get("budget_tokens") if isinstance(own, dict) else None
+        if no_limit and type(budget) is int and 0 < budget <= MAX_TOKENS:
+            out["max_tokens"] += budget
+        return
+    effort = draft.value("reasoning_effort")
+    if effort is None:
+        return
     if effort == "none":
         if able.thinking == "adaptive":  # some of these think unless told not to
             out["thinking"] = {"type": "disabled"}
@@ -224,15 +231,12 @@ def _thinking(draft: _Draft, forced: bool) -> None:
             out["thinking"] = {"type": "adaptive"}
         return
     budget = _BUDGETS[effort]
-    if draft.value("max_tokens") is None and draft.value("max_completion_tokens") is None:
-        room = budget
-    else:
-        room = min(budget, out["max_tokens"] // 2)  # the client's limit holds for thinking and answer together
+    room = budget if no_limit else min(budget, out["max_tokens"] // 2)  # a client's limit is for thinking and answer together
     if able.thinking == "none" or forced or room < MIN_BUDGET or not draft.prompt.open_loop_thinks:
         draft.drop("reasoning_effort")
         return
     out["thinking"] = {"type": "enabled", "budget_tokens": room}
-    if draft.value("max_tokens") is None and draft.value("max_completion_tokens") is None:
+    if no_limit:
         out["max_tokens"] += room
 
 

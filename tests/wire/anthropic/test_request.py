@@ -312,7 +312,7 @@ def test_a_tool_loop_without_its_thinking_goes_on_without_thinking() -> None:
     turn = {"role": "assistant", "tool_calls": [call], "reasoning_content": "unsigned"}
     messages = [*HI, turn, {"role": "tool", "tool_call_id": "c", "content": "1"}]
     out, dropped = encode("claude-sonnet-4-5", messages=messages, reasoning_effort="low", tools=[TOOL])
-    assert ("thinking" in out, dropped) == (False, ("reasoning_effort",))
+    assert ("thinking" in out, dropped) == (False, ("messages.reasoning_content", "reasoning_effort"))
 
 
 @pytest.mark.parametrize(
@@ -343,6 +343,18 @@ def test_the_user_is_metadata_and_anthropics_own_fields_pass() -> None:
     assert out["metadata"] == {"user_id": "u1"}
     assert (out["top_k"], out["thinking"], out["output_config"]) == (5, {"type": "disabled"}, {"effort": "low"})
     assert dropped == ()
+
+
+def test_a_thinking_budget_of_the_client_comes_on_top_of_the_default_limit() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 8000}
+    assert encode(thinking=thinking)[0]["max_tokens"] == DEFAULT_MAX_TOKENS + 8000
+    assert encode(thinking=thinking, max_tokens=9000)[0]["max_tokens"] == 9000
+
+
+def test_names_of_speakers_are_left_out_and_told() -> None:
+    out, dropped = encode(messages=[{"role": "user", "name": "Ann", "content": "hi"}])
+    assert out["messages"] == [{"role": "user", "content": text("hi")}]
+    assert dropped == ("messages.name",)
 
 
 def test_the_providers_fields_win_at_leaves_and_come_last() -> None:
