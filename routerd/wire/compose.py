@@ -16,9 +16,11 @@ from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.pivot import dump
 
-__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "made_id", "tool_call", "usage_object"]
+__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "made_id", "text_of", "tool_call", "usage_object"]
 
 _OBJECT = {"chat": ("chat.completion", "chatcmpl-"), "completion": ("text_completion", "cmpl-")}
+
+_decode_str = msgspec.json.Decoder(str).decode
 
 MAX_OWN_ID_CHARS = 40  # of the 64 that a call's id may have
 _NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
@@ -36,6 +38,14 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def text_of(raw: bytes | msgspec.Raw) -> str:
+    """Return the text of a JSON string; bytes that are no UTF-8, which a raw value may hold, become U+FFFD."""
+    try:
+        return _decode_str(raw)
+    except UnicodeDecodeError:
+        return _decode_str(bytes(raw).decode("utf-8", "replace"))
 
 
 def made_id(own_id: str, *numbers: int) -> str:

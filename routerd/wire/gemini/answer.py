@@ -17,7 +17,7 @@ from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify_value
-from routerd.wire.compose import Choice, answer_body, made_id, tool_call
+from routerd.wire.compose import Choice, answer_body, made_id, text_of, tool_call
 from routerd.wire.dialect import Call
 from routerd.wire.foreign import read_json
 from routerd.wire.pivot import dump
@@ -105,7 +105,6 @@ class Answer(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(Answer).decode
-_decode_str = msgspec.json.Decoder(str).decode
 
 
 def read_answer(payload: bytes) -> Answer | None:
@@ -203,7 +202,7 @@ def _choice(candidate: Candidate, position: int, own_id: str) -> Choice:
     for part in (candidate.content.parts if candidate.content is not None else None) or ():
         text = bytes(part.text)
         if text[:1] == b'"':
-            (choice.thoughts if part.thought else choice.texts).append(_decode_str(text))
+            (choice.thoughts if part.thought else choice.texts).append(text_of(text))
         if part.functionCall is not None:
             choice.tool_calls.append(call_of(part, own_id, index, len(choice.tool_calls)))
         elif part.thoughtSignature:

@@ -16,7 +16,7 @@ from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify_value
-from routerd.wire.compose import Choice, answer_body, made_id, tool_call
+from routerd.wire.compose import Choice, answer_body, made_id, text_of, tool_call
 from routerd.wire.dialect import Call
 from routerd.wire.foreign import read_json
 from routerd.wire.pivot import dump
@@ -62,7 +62,6 @@ class Line(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(Line).decode
-_decode_str = msgspec.json.Decoder(str).decode
 
 
 def read_line(payload: bytes) -> Line | None:
@@ -95,7 +94,7 @@ def decode_answer(body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
     choice = Choice(logprobs=logprobs_of(line.logprobs))
     for raw, into in ((message.content, choice.texts), (message.thinking, choice.thoughts)):
         if bytes(memoryview(raw)[:1]) == b'"':
-            into.append(_decode_str(raw))
+            into.append(text_of(raw))
     choice.tool_calls = [call_of(called, call, i) for i, called in enumerate(message.tool_calls or ())]
     choice.thoughts = [text for text in choice.thoughts if text]
     choice.finish_reason = finish_of(line.done_reason, bool(choice.tool_calls))

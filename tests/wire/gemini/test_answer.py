@@ -303,6 +303,12 @@ def test_half_a_surrogate_pair_is_mended_not_malformed() -> None:
     assert completion(body).choices[0].message.content == "a\ufffd"
 
 
+def test_bytes_that_are_no_utf8_are_replaced_in_a_whole_answer_and_pass_in_a_stream() -> None:
+    value = json.dumps(answer([{"text": "a~b"}])).encode().replace(b"~", b"\xff")
+    assert completion(GEMINI.decode(value, call())[0]).choices[0].message.content == "a\ufffdb"
+    assert b'"a\xffb"' in run(GEMINI.scan(call(stream=True)), b"data: " + value + b"\r\n\r\n")
+
+
 def test_line_ends_comments_and_a_missing_last_blank_line() -> None:
     one = json.dumps(answer([{"text": "a"}])).encode()
     for data in (b": ping\n\ndata: " + one, b"\xef\xbb\xbfdata:" + one + b"\n\n", b"event: x\rdata: " + one + b"\r\r"):

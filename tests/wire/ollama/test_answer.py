@@ -219,6 +219,12 @@ def test_malformed_lines_are_left_out_and_three_in_a_row_are_a_fault() -> None:
     assert scan.fault is not None
 
 
+def test_bytes_that_are_no_utf8_are_replaced_in_a_whole_answer_and_pass_in_a_stream() -> None:
+    value = line("a~b").replace(b"~", b"\xff")
+    assert decoded(value).message.content == "a\ufffdb"
+    assert b'"a\xffb"' in run(OLLAMA.scan(call(stream=True)), value)
+
+
 def test_line_ends_and_a_last_line_without_one() -> None:
     for data in (line("a").replace(b"\n", b"\r\n") + END, line("a") + END.rstrip()):
         for size in (None, 1):
