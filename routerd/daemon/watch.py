@@ -280,13 +280,13 @@ class Watcher:
         self._note_presence(present, now_s)
         if not self.settle.see(look, now_s):
             return
-        seen_at_s = self.settle.changed_at_s
+        seen_at_s = now_s if self.settle.changed_at_s is None else self.settle.changed_at_s
         if self.throttle.wait_s(now_s, self.settle.quiet_s(now_s)) > EARLY_S:
             return
         if await asyncio.to_thread(self._eyes.being_written, self.paths) and not self.settle.see(look, now_s, written=True):
             return
-        await self._changed(now_s if seen_at_s is None else seen_at_s)
-        self.throttle.built(now_s, self._clock())
+        await self._changed(seen_at_s)
+        self.throttle.built(seen_at_s, self._clock())
 
     def _note_presence(self, present: bool, now_s: float) -> None:
         """Say once that the file has gone, and once that it is back; an editor's delete and create is neither."""
