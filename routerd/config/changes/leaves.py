@@ -98,6 +98,8 @@ def _joined(path: str, name: str) -> str:
 
 def _unit(name: str) -> tuple[str, str]:
     """Return the name of a field as the file has it, and the unit of its value."""
+    if name.endswith("_nano_usd"):
+        return f"{name.removesuffix('_nano_usd')}_usd_per_mtok", "nano-dollars"
     for end, unit in (("_s", "s"), ("_bytes", "B"), ("_ratio", "")):
         if name.endswith(end):
             return name.removesuffix(end), unit
@@ -116,6 +118,8 @@ def _shown(value: Any, unit: str = "") -> str:
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, int | float):
+        if unit == "nano-dollars":
+            return number(value / 1e9)
         return duration_text(value) if unit == "s" else number(value) + unit
     if isinstance(value, Pattern):
         return value.text

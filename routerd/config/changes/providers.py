@@ -27,7 +27,7 @@ def diff_providers(old: Graph, new: Graph) -> Iterator[Change]:
         elif after is None:
             text = f"drops provider {name} ({_count(before)})"
             yield Change(path=path, kind="removed", text=text, state=KEPT_10_MIN)
-        else:
+        elif before != after:
             yield from _changed(path, before, after)
             yield from _endpoints(path, before, after)
             skip = _TOLD if before.direct and after.direct else (*_TOLD, *_DIRECT_ONLY)

@@ -19,7 +19,7 @@ def diff_routes(old: Graph, new: Graph) -> Iterator[Change]:
             yield Change(path=f"models.{name}", kind="added", text=f"offers {name}: {_order(after)}")
         elif after is None:
             yield Change(path=f"models.{name}", kind="removed", text=f"drops {name}{_losers(old, name)}")
-        else:
+        elif before != after:
             yield from _changed(new, before, after)
             for field, words in _details(before, after):
                 shared.setdefault((field, words), []).append(name)
@@ -49,12 +49,12 @@ def _details(before: Route, after: Route) -> Iterator[tuple[str, str]]:
     yield from differences(before, after, _TOLD)
     if _labels(before) != _labels(after):
         return
-    seen: set[tuple[str, str]] = set()  # a timeout of the model is in each of its targets
+    seen: set[tuple[str, str]] = set()  # a timeout or price of the model is in each of its targets
     for one, two in zip(before.chain, after.chain, strict=True):
         found = [("balance", f"{one.balance.value} -> {two.balance.value}")] if one.balance != two.balance else []
         for a, b in zip(one.targets, two.targets, strict=True):
             for field, words in differences(a, b, _TOLD_OF_TARGETS):
-                shared = field.startswith("timeouts.")
+                shared = field.startswith(("timeouts.", "price."))
                 found.append((field, words) if shared else (f"{b.label}: {field}", words))
         yield from (item for item in found if item not in seen)
         seen.update(found)

@@ -77,7 +77,8 @@ def _down(build: Build, graph: Graph, path: Path, number: int, name: str) -> tup
         return (name,)
     if name in graph.providers:
         return tuple(endpoint.name for endpoint in graph.providers[name].endpoints)
-    if name not in build.known("providers"):
+    some_refused = any(section == "providers" for section, _ in build.broken)  # their endpoints are not known
+    if name not in build.known("providers") and not some_refused:
         names = list(dict.fromkeys([*graph.endpoints, *build.known("providers")]))
         build.unknown((*path, "down", number), "endpoint", name, names)
     return ()
