@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 
 from tests.support import answers
@@ -250,3 +251,16 @@ async def test_answers_say_what_is_left_to_the_client(daemon: Start, upstream: U
     await running.generation(2)
     for key in (a, b):
         assert not [name for name in (await fetch(running, CHAT, ask(), headers=key)).headers if name.startswith("x-ratelimit")]
+
+
+async def test_a_refusal_is_an_event_for_the_operator(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "  one: {requests: 1, per: 1h}", "one"))
+    async with aiohttp.ClientSession() as session, session.get(running.admin + "/events") as events:
+        for _ in range(3):
+            await fetch(running, CHAT, ask())
+        async with asyncio.timeout(10):
+            while b"budget_exhausted" not in await events.content.readline():
+                pass
+            data = json.loads((await events.content.readline()).removeprefix(b"data: "))
+    assert (data["budget"], data["scope"]) == ("one", "global")
