@@ -237,6 +237,15 @@ class ShuttingDown(NotReady):
     code = "shutting_down"
 
 
+class NoTarget(RequestError):
+    """503: every target of the model is drained or disabled."""
+
+    status = 503
+    type = "server_error"
+    code = "no_target"
+    error_type = ErrorType.POLICY_NO_ROUTE
+
+
 class UpstreamError(RouterdError):
     """One attempt failed.
 

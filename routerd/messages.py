@@ -89,3 +89,16 @@ class Taken(NamedTuple):
     retry_after_s: float = 0.0  # then a take of the same amounts succeeds if nobody else comes; inf: it never will
     used: tuple[int, ...] = ()  # what is used of each charge now, with this take if it was one
     over: tuple[int, ...] = ()  # indices of the charges in shadow mode that would have refused
+
+
+# How an endpoint stands, best first: what a plan sorts by. A plan drops nobody but the drained.
+FREE, FULL, COOLING, OPEN, DOWN, DRAINED = range(6)
+RANKS = ("free", "full", "cooling", "open", "down", "drained")
+
+
+class Standing(NamedTuple):
+    """What is known against an endpoint. The shares are of the requests; what is beyond them stands further back."""
+
+    rank: int = FREE
+    open_share: float = 1.0  # half-open breaker: for this share `rank` holds, for the rest it is OPEN
+    slow_share: float = 1.0  # slow start: this share goes there as to its equals, for the rest it is the last of its group

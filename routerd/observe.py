@@ -83,8 +83,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "routerd_inflight_requests": Family("gauge", "Requests at an endpoint now.", ("endpoint",)),
         "routerd_endpoint_cooldown_seconds": Family(
-            "gauge", "Length of the endpoint's cooldown that runs now, or 0.", ("endpoint",), merge="max"
+            "gauge", "What is left of the endpoint's cooldown, or 0.", ("endpoint",), merge="max"
         ),
+        "routerd_endpoint_healthy": Family("gauge", "0 while the endpoint's active probe fails, else 1.", ("endpoint",)),
+        "routerd_endpoint_drained": Family("gauge", "1 while the endpoint is drained by hand.", ("endpoint",)),
+        "routerd_breaker_state": Family("gauge", "The endpoint's breaker: 0 closed, 1 half open, 2 open.", ("endpoint",)),
         "routerd_budget_rejections_total": Family("counter", "Requests refused by a budget.", ("budget", "scope", "mode")),
         "routerd_budget_used_ratio": Family(
             "gauge", "Largest share of the limit that is used, over all subjects seen.", ("budget", "scope", "mode"), merge="max"

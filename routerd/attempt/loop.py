@@ -7,7 +7,7 @@ The order of decisions, after a failed attempt:
  4. a target may be tried again by its route's `retry`: wait for the earliest of them (Retry-After, else backoff), unless that
     passes the deadline or the target's `total`;
  5. exhausted. The last error decides what the client sees; among rate limits the shortest Retry-After is passed on.
-An endpoint that asked for time goes into cooldown for every request of this worker.
+An endpoint that asked for time, or whose rate limit a good answer used up, goes into cooldown for every request of all workers.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from routerd.wire.classify import classify, fault_error
 from routerd.wire.client import ClientDialect
 from routerd.wire.dialect import Call, Encoded
 from routerd.wire.openai import apply_params
+from routerd.wire.ratelimit import Headers, used_up_s
 
 __all__ = ["Answer", "Attempts", "Reserve"]
 
@@ -61,6 +62,7 @@ class Answer:
     relay: Relay | None = None
     passage: Passage | None = None
     lease: Lease | None = None
+    started_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Attempts:
     now_unix: Callable[[], float]
     client_dialect: ClientDialect | None = None
     passing: Passing | None = None  # the request is passed on as it came, with this
+    timed: bool = False  # some group of the route balances by latency
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
     stopped: bool = False  # a cancel is routerd's own doing, not the client's
@@ -137,7 +140,12 @@ class Attempts:
     def finish(self, answer: Answer, usage: Usage | None) -> None:
         """Give back what a good answer held. `usage` None: the upstream did not say, the reservation stands."""
         now_s = self.now()
-        self.health.end(answer.planned.endpoint.name)
+        endpoint = answer.planned.endpoint.name
+        self.health.end(endpoint)
+        if answer.relay is not None and answer.relay.broke:
+            self.health.failed(endpoint, answer.started_s, now_s)
+        else:
+            self.health.succeeded(endpoint, answer.started_s, now_s)
         if answer.lease is not None:
             if usage is not None:
                 answer.lease.settle(spent(usage, answer.planned.target.price), now_s)
@@ -159,7 +167,10 @@ class Attempts:
             else:
                 answer = await (self._stream if self.request.stream else self._unary)(planned, deadline)
             answer.lease = lease
+            answer.started_s = started_s
             kept = True
+            if self.timed:
+                self.health.timed(planned.endpoint.name, self.now() - started_s, self.now())
             record.result, record.status = "ok", 200
             return answer
         except UpstreamError as exc:
@@ -170,7 +181,7 @@ class Attempts:
             record.reason = str(exc.kind)
             record.status = exc.status
             record.message = exc.message
-            self._cool(planned, exc)
+            self._blame(planned, exc, started_s)
             raise
         except asyncio.CancelledError:
             record.result = str(ErrorType.ROUTER_INTERNAL if self.stopped else ErrorType.CALLER_GONE)
@@ -213,6 +224,7 @@ class Attempts:
         response = await fetch(wire, encoded, self.request.request_id, cap, self.response_limit_bytes)
         if response.status != 200:
             raise self._refused(response)
+        self._look_at_limits(planned, response.headers)
         body, decoded = wire.dialect.decode(response.body, call)
         if decoded.error is not None:
             raise fault_error(decoded.error, response.status, response.body)
@@ -230,6 +242,7 @@ class Attempts:
             relay = await open_stream(wire, encoded, call, self, cap)
         except Refused as exc:
             raise self._refused(exc.response) from None
+        self._look_at_limits(planned, relay.headers)
         return Answer(planned, relay=relay, dropped=encoded.dropped)
 
     async def _pass(self, passing: Passing, planned: Planned, deadline: tuple[float, float]) -> Answer:
@@ -269,10 +282,22 @@ class Attempts:
     def _refused(self, response: WireResponse) -> UpstreamError:
         return classify(response.status, response.headers, response.body, self.now_unix()).as_error()
 
-    def _cool(self, planned: Planned, exc: UpstreamError) -> None:
-        length_s = min(exc.retry_after_s or RULES[exc.kind].cooldown_s, MAX_COOLDOWN_S)
-        if length_s > 0 and not RULES[exc.kind].gives_up:
-            self.health.cool(planned.endpoint.name, self.now() + length_s)
+    def _blame(self, planned: Planned, exc: UpstreamError, started_s: float) -> None:
+        """Tell health of a failure: what the breaker counts, and how long the endpoint goes behind the others."""
+        rule, name, now_s = RULES[exc.kind], planned.endpoint.name, self.now()
+        if rule.breaks:
+            self.health.failed(name, started_s, now_s)
+        if self.timed and exc.kind is ErrorKind.TIMEOUT:
+            self.health.timed(name, now_s - started_s, now_s)
+        length_s = min(exc.retry_after_s or rule.cooldown_s, MAX_COOLDOWN_S)
+        if length_s > 0 and not rule.gives_up:
+            self.health.cool(name, now_s + length_s, exc.kind.value)
+
+    def _look_at_limits(self, planned: Planned, headers: Headers) -> None:
+        """Let an endpoint whose rate limit this good answer used up cool down until it is filled again."""
+        length_s = used_up_s(headers, self.now_unix())
+        if length_s:
+            self.health.cool(planned.endpoint.name, self.now() + min(length_s, MAX_COOLDOWN_S), "used_up")
 
     def _until_s(self, planned: Planned, deadline_at_s: float) -> float:
         """Return when an attempt at this target must have ended: the deadline, or for a whole answer its `total`."""

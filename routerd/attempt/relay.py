@@ -64,6 +64,9 @@ class Ended(enum.Enum):
     CLIENT_STALLED = "client_gone"
 
 
+_UPSTREAMS_FAULT = frozenset({Ended.CUT, Ended.IDLE, Ended.ERROR_EVENT})
+
+
 class Refused(Exception):
     """Internal to `attempt`: the upstream answered a stream request with another status; carries the answer."""
 
@@ -184,6 +187,16 @@ class Relay:
             self._paused_at_s = 0.0
             self.last_at_s = self._ticker.now()
             self._exchange.resume()
+
+    @property
+    def headers(self) -> Headers:
+        """The head of the upstream's answer."""
+        return self._headers
+
+    @property
+    def broke(self) -> bool:
+        """Whether the upstream ended a committed stream before its end."""
+        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in _UPSTREAMS_FAULT
 
     # ── the exchange's side ──
 

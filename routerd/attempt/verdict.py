@@ -28,29 +28,31 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One row. `on` None: always fails over. `cooldown_s`: when the upstream asked for no time itself."""
+    """One row. `on` None: always fails over. `cooldown_s`: without a wish of the upstream's. `breaks`: the breaker counts it."""
 
     on: str | None
     retry: bool
     cooldown_s: float = 0.0
     gives_up: bool = False
+    breaks: bool = False
 
 
 RULES: Mapping[ErrorKind, Rule] = {
-    ErrorKind.CONNECT: Rule(on="connect", retry=True),
-    ErrorKind.TLS: Rule(on="connect", retry=False),
-    ErrorKind.TIMEOUT: Rule(on="timeout", retry=True),
+    ErrorKind.CONNECT: Rule(on="connect", retry=True, breaks=True),
+    ErrorKind.TLS: Rule(on="connect", retry=False, breaks=True),
+    ErrorKind.TIMEOUT: Rule(on="timeout", retry=True, breaks=True),
+    # Rate limits, credentials and credit have cooldowns of their own; a cold model and a missing one say nothing of the endpoint.
     # A wrong credential does not heal by itself: ask seldom. 60 s keeps a rotated key's outage short.
     ErrorKind.AUTH: Rule(on="auth", retry=False, cooldown_s=60.0),
     # An empty account is refilled by a person.
     ErrorKind.CREDITS: Rule(on="credits", retry=False, cooldown_s=600.0),
     # OpenAI's and Anthropic's SDKs wait 0.5 s before their first retry; one second spares the next few requests.
     ErrorKind.RATE_LIMITED: Rule(on="rate_limited", retry=True, cooldown_s=1.0),
-    ErrorKind.SERVER_ERROR: Rule(on="server_error", retry=True),
+    ErrorKind.SERVER_ERROR: Rule(on="server_error", retry=True, breaks=True),
     ErrorKind.COLD: Rule(on="cold", retry=True),
-    ErrorKind.PROTOCOL: Rule(on="protocol", retry=True),
-    ErrorKind.STREAM_ERROR: Rule(on="protocol", retry=True),
-    ErrorKind.STREAM_CUT: Rule(on="protocol", retry=True),
+    ErrorKind.PROTOCOL: Rule(on="protocol", retry=True, breaks=True),
+    ErrorKind.STREAM_ERROR: Rule(on="protocol", retry=True, breaks=True),
+    ErrorKind.STREAM_CUT: Rule(on="protocol", retry=True, breaks=True),
     ErrorKind.MODEL_MISSING: Rule(on=None, retry=False),
     # The client's own faults: the same everywhere, nobody else is asked, no breaker counts them.
     ErrorKind.CONTEXT_LENGTH: Rule(on=None, retry=False, gives_up=True),

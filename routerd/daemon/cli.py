@@ -51,6 +51,7 @@ def _parser() -> Parser:
     _add_rollback(commands)
     _add_history(commands)
     _add_status(commands)
+    _add_drain(commands)
     return parser
 
 
@@ -114,6 +115,13 @@ def _add_status(commands: Any) -> None:
     add_admin(status)
 
 
+def _add_drain(commands: Any) -> None:
+    for what, meaning in (("drain", "send an endpoint nothing new; what runs there finishes"), ("undrain", "let it come back")):
+        drain = command(commands, what, meaning, f"routerd {what} gpu-a --admin 127.0.0.1:9090", failed="no such endpoint")
+        drain.add_argument("endpoint", metavar="NAME", help="an endpoint, or a provider that has one; see routerd status")
+        add_admin(drain)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     parser = _parser()
@@ -171,6 +179,12 @@ def _status(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     return status(admin_of(flags, environ), flags["format"])
 
 
+def _drain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    from routerd.daemon.commands.live import drain
+
+    return drain(admin_of(flags, environ), flags["endpoint"], flags["command"])
+
+
 _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "serve": _serve,
     "check": check,
@@ -183,6 +197,8 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "rollback": _rollback,
     "history": _history,
     "status": _status,
+    "drain": _drain,
+    "undrain": _drain,
 }
 
 

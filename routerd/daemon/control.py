@@ -35,6 +35,7 @@ from routerd.daemon.process import Processes
 from routerd.daemon.report import report
 from routerd.daemon.settings import Address, Listeners, Settings, address_of, bind
 from routerd.daemon.tasks import Tasks
+from routerd.daemon.vitals import Vitals, log_notice
 from routerd.errors import Problem
 from routerd.observe import Metrics
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from routerd.daemon.reload import Outcome
     from routerd.daemon.reload.history import Entry
     from routerd.graph import Graph
+    from routerd.state import Board, LocalCounters
 
 __all__ = ["Control", "serve"]
 
@@ -57,12 +59,15 @@ NO_WORKER_PAUSE_S = 1.0  # before an edit is tried again that no worker was ther
 class Control:
     """The parts of the control process, once its sockets and workers exist."""
 
-    def __init__(self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, *, public: bool) -> None:
+    def __init__(
+        self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, board: Board, *, public: bool
+    ) -> None:
         from routerd.daemon.reload import Reloader, Steps, Teller
         from routerd.daemon.reload.keep import Keeper
         from routerd.daemon.reload.probation import Count
         from routerd.daemon.trial import Trials
         from routerd.daemon.watch import Watcher
+        from routerd.health import Health
 
         self.settings = settings
         self.crew = crew
@@ -72,6 +77,7 @@ class Control:
         self.tasks = Tasks()
         self.events = Events()
         crew.news = self.events.emit
+        self.vitals = Vitals(Health(board), metrics, current=lambda: crew.current, clock=time.monotonic, notify=self._noticed)
         self._public = public
         for name in ("drift", "file_present", "watch_last_look_timestamp_seconds"):
             metrics.gauge(f"routerd_config_{name}")
@@ -121,6 +127,10 @@ class Control:
         outcome = await self.reloader.request("file", seen_at_s)
         if outcome.untried:
             self.watcher.throttle.hold(time.monotonic() + NO_WORKER_PAUSE_S)
+
+    def _noticed(self, kind: str, fields: Mapping[str, Any]) -> None:
+        log_notice(kind, fields)
+        self.events.emit(kind, fields)
 
     def _looked(self, present: bool) -> None:
         gauge = self.metrics.gauge
@@ -176,16 +186,16 @@ def serve(settings: Settings) -> int:
         admin.listen(128)
     except OSError as exc:
         return _cannot_listen(settings.admin, exc, "--admin")
-    from routerd.state import LocalCounters
+    from routerd.state import Board, LocalCounters
 
-    counters = LocalCounters.create(workers=settings.workers)
-    processes = Processes(settings, listeners, counters.fd)
+    counters, board = LocalCounters.create(workers=settings.workers), Board.create(workers=settings.workers)
+    processes = Processes(settings, listeners, (counters.fd, board.fd))
     try:
         import uvloop
 
         sys.setswitchinterval(0.001)  # a reload compiles in a thread; the admin listener answers in between
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, Sockets(listeners, admin), processes, counters.drop_worker, notifier))
+            return runner.run(_serve(settings, Sockets(listeners, admin), processes, Memory(counters, board), notifier))
     except KeyboardInterrupt:  # before the signal handlers stood
         return FINE
     finally:
@@ -205,8 +215,22 @@ class Sockets:
     admin: socket.socket
 
 
-async def _serve(settings: Settings, sockets: Sockets, processes: Processes, dropped: Any, notifier: Notifier) -> int:
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What control shares with its workers."""
+
+    counters: LocalCounters
+    board: Board
+
+
+async def _serve(settings: Settings, sockets: Sockets, processes: Processes, memory: Memory, notifier: Notifier) -> int:
+    counters, board = memory.counters, memory.board
     metrics = Metrics()
+
+    def dropped(index: int) -> None:
+        counters.drop_worker(index)
+        board.drop_worker(index)
+
     crew = Crew(
         settings.workers,
         processes.spawn,
@@ -215,7 +239,7 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, dro
         clock=time.monotonic,
         paused=sockets.data.close,
     )
-    control = Control(settings, crew, metrics, notifier, public=sockets.data.is_public)
+    control = Control(settings, crew, metrics, notifier, board, public=sockets.data.is_public)
     control.ending.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     crew.start()
@@ -256,6 +280,7 @@ async def _run(control: Control, sockets: Sockets) -> int:
     control.tasks.start(control.trials.run(), "probation")
     if notifier.watchdog_s is not None:
         control.tasks.start(_stay_alive(notifier, notifier.watchdog_s), "watchdog")
+    control.tasks.start(control.vitals.run(), "vitals")
     control.tasks.start(notifications(lambda: control.watcher.paths, control.watcher.wake), "notifications")
     addresses = {
         "listen": f"http://{sockets.data.address}",

@@ -22,7 +22,7 @@ READERS_MAX = 64
 KINDS = frozenset(
     {
         "reload_applied", "reload_unchanged", "reload_rejected", "rolled_back", "worker_restarted",
-        "breaker", "cooldown", "budget_exhausted", "lost",
+        "breaker", "cooldown", "endpoint", "budget_exhausted", "lost",
     }
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from routerd.daemon.channel import Committed, Piece, Prepare, Prepared, decode, encode
 from routerd.errors import ConfigError, Problem
-from routerd.graph import Graph
+from routerd.graph import Graph, Provider
 
 __all__ = [
     "BUILD_TIMEOUT", "NO_WORKER", "Assembly", "Package", "Port", "WorkerGone", "build_problem", "pack", "publish", "unpack",
@@ -42,6 +42,7 @@ class Package:
     frames: tuple[bytes, ...] = field(repr=False)  # with the credentials
     models: tuple[str, ...]  # exact names that are offered, in file order
     open: bool  # no clients block: anybody may call
+    providers: Mapping[str, Provider] = field(default_factory=dict, repr=False)  # for control's own look at endpoints
     disabled: Mapping[str, str] = field(default_factory=dict)  # providers.x or clients.x -> why it is not used
     empty: bool = False  # nothing is offered, and the file does not say that this is meant
 
@@ -82,6 +83,7 @@ def pack(number: int, graph: Graph) -> Package:
         frames=tuple(frames),
         models=offered,
         open=graph.clients is None,
+        providers=graph.providers,
         disabled=disabled,
         empty=not (graph.allow_empty or _offers(graph)),
     )

@@ -66,6 +66,7 @@ class ControlRoom:
             "listen": str(control.settings.listen),
             "models": len(serving.models) if serving else 0,
             "disabled": dict(serving.disabled) if serving else {},
+            "endpoints": control.vitals.status(),
             "last_reload": last.as_json() if last else None,
             "last_good": control.keeper.as_json(),
             "probation": control.trials.as_json(),
@@ -79,11 +80,16 @@ class ControlRoom:
         control = self._control
         snapshots = await control.crew.collect(SCRAPE_TIMEOUT_S)
         control.metrics.gauge("routerd_config_drift").set(float(control.drifts()))
+        control.vitals.look()
         own = control.metrics.snapshot()
         for number, inflight in control.crew.inflight().items():
             own.values[("routerd_config_generation_inflight", (str(number),))] = inflight
         total = merge([own, *snapshots], control.crew.retired)
         return await asyncio.to_thread(render_metrics, [total])
+
+    def drain_endpoint(self, name: str, drained: bool) -> Mapping[str, Any] | None:
+        """Drain an endpoint or let it come back; None when there is none of that name."""
+        return self._control.vitals.drain(name, drained)
 
     async def reload(self, *, allow_removal: bool = False) -> tuple[bool, Mapping[str, Any]]:
         """Reload for the API."""

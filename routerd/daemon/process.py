@@ -1,7 +1,7 @@
 """Worker processes as the operating system knows them: how one is started, what it inherits, how it is ended.
 
-A worker inherits three descriptors: its end of the socket pair to control, its listening socket, the shared counters. The first
-ones are started before anything else is imported here, so that they are ready when the configuration is.
+A worker inherits its end of the socket pair to control, its listening socket, the shared counters and the board of endpoints.
+The first ones are started before anything else is imported here, so that they are ready when the configuration is.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class _Process:
 class Processes:
     """Starts worker processes with what they inherit."""
 
-    def __init__(self, settings: Settings, listeners: Listeners, state_fd: int) -> None:
+    def __init__(self, settings: Settings, listeners: Listeners, state_fds: tuple[int, int]) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._state_fd = state_fd
+        self._state_fds = state_fds
         self._early = [self._start(index) for index in range(settings.workers)]
 
     async def spawn(self, index: int) -> _Process:
@@ -65,13 +65,14 @@ class Processes:
     def _start(self, index: int) -> tuple[int, subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
         listen = self._listeners.socket(index)
-        fds = (theirs.fileno(), listen.fileno(), self._state_fd)
+        fds = (theirs.fileno(), listen.fileno(), *self._state_fds)
         told = {
             "index": index,
             "parent": os.getpid(),
             "channel": fds[0],
             "listen": fds[1],
             "state": fds[2],
+            "endpoints": fds[3],
             "log_format": self._settings.log_format,
             "state_on_loss": self._settings.state_on_loss,
             "state_timeout_s": self._settings.state_timeout_s,

@@ -1,7 +1,7 @@
 """One serving process: a loop around the gateway that does what control says.
 
-`python -m routerd.daemon.worker JSON` is started by control with three inherited descriptors: the socket to control, the
-listening socket, the shared counters. It builds and swaps generations, reports its series each second, writes access records,
+`python -m routerd.daemon.worker JSON` is started by control with inherited descriptors: the socket to control, the listening
+socket, the shared counters and board. It builds and swaps generations, reports its series each second, writes access records,
 drains when told. It handles no signal: control decides, and it ends when control ends. It must not import YAML, a schema
 library, watchfiles, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
 """
@@ -255,8 +255,9 @@ def main() -> None:
 
 
 async def _serve(told: dict[str, Any]) -> None:
+    from routerd.health import Health
     from routerd.server import Gateway
-    from routerd.state import LocalCounters
+    from routerd.state import Board, LocalCounters
 
     index = told["index"]
     gc.set_threshold(COLLECT_AFTER, 20, 50)
@@ -269,6 +270,7 @@ async def _serve(told: dict[str, Any]) -> None:
     remote = await _remote(told, metrics)
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
+        health=Health(Board.attach(told["endpoints"], worker=index)),
         metrics=metrics,
         access=access.add if access else None,
         worker=index,

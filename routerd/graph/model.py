@@ -49,6 +49,8 @@ class Balance(enum.StrEnum):
     ROUND_ROBIN = "round_robin"
     WEIGHTED = "weighted"
     LEAST_BUSY = "least_busy"
+    LATENCY = "latency"
+    PREFIX_HASH = "prefix_hash"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,22 @@ class ColdStart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """When an endpoint's failures put it behind the others, and how it comes back.
+
+    10 requests: where one in ten fails by chance, five or more of ten do so 1.6 times in 1,000. 30 s fill that at 20 requests a
+    minute. 10 s open: a refused connection costs little, a hanging engine costs each request that asks it a timeout.
+    """
+
+    enabled: bool = True
+    failure_ratio: float = 0.5
+    min_requests: int = 10
+    window_s: float = 30.0
+    open_for_s: float = 10.0
+    ramp_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
 
@@ -163,6 +181,8 @@ class Provider:
     foreign_params: tuple[str, ...] = ()  # `own_params` of the other providers: never sent here
     cold_start: ColdStart | None = None
     simulator: Simulator | None = None
+    breaker: Breaker = field(default_factory=Breaker)
+    slow_start_s: float = 0.0  # 0: a new or recovered endpoint gets its whole share at once
     timeouts: Timeouts = field(default_factory=Timeouts)  # for `direct` requests; a target carries its own
     retry: Retry = field(default_factory=Retry)  # for `direct` requests; a route carries its own
     failover: Failover = field(default_factory=lambda: Failover())  # the same

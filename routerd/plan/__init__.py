@@ -7,13 +7,14 @@ Compilation
     `Resolver(graph)` and `RoutePlan(graph, route)` are built lazily, once a generation. Unusable targets (their provider is
     disabled) are left out and kept in `RoutePlan.skipped`, with the reason.
 Runtime
-    `Resolver.resolve(model)` then `RoutePlan.order(captured, health, rng, now_s)`. Health is asked through HealthView. Free
-    entries first, then full ones, then those that cool down; nothing is dropped. `explain` runs this very code.
+    `Resolver.resolve(model)` then `RoutePlan.order(captured, health, rng, now_s, key)`. Health is asked through HealthView: free
+    entries first, then full, cooling, open and down ones; only the drained are dropped. `explain` runs this very code.
 Cost and concurrency
     An exact name with one target: under 1 us for both calls. Memory is bounded by the configuration plus CACHE_NAMES names.
     One thread: a round-robin remembers its turn, everything else is read-only.
 """
 
+from routerd.plan.affinity import affinity_key
 from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
@@ -29,6 +30,7 @@ __all__ = [
     "Skipped",
     "TargetLine",
     "ThoughtAway",
+    "affinity_key",
     "explain",
     "offered_names",
     "offers",

@@ -14,6 +14,7 @@ from typing import Any
 
 from routerd.errors import Forbidden
 from routerd.graph import Balance, Client, Graph, Params, Price, Route, Step, SystemPrompt, Target, Timeouts
+from routerd.messages import DOWN, DRAINED, FREE, FULL, RANKS, Standing
 from routerd.plan.order import HealthView, Planned, RoutePlan, offers
 from routerd.plan.resolve import Resolver
 
@@ -37,6 +38,7 @@ class TargetLine:
     endpoint: str
     step: int
     position: int
+    rank: str  # free | full | cooling | open | down | drained; empty for a target that cannot be used
     why: tuple[str, ...]
     origin: str
     params: tuple[Setting, ...]  # its own overrides
@@ -68,25 +70,38 @@ class Explanation:
 class _Nothing:
     """A HealthView that has seen nothing."""
 
-    def cooling(self, _endpoint_name: str, _now_s: float, /) -> float:
-        return 0.0
+    def standing(self, _endpoint_name: str, _now_s: float, /) -> Standing | None:
+        return None
+
+    def reasons(self, _endpoint_name: str, _now_s: float, /) -> Sequence[str]:
+        return ()
 
     def inflight(self, _endpoint_name: str, /) -> int:
         return 0
+
+    def load(self, _endpoint_name: str, _now_s: float, /) -> int | None:
+        return None
+
+    def latency(self, _endpoint_name: str, _now_s: float, /) -> float:
+        return 0.0
 
 
 class ThoughtAway:
     """A HealthView in which some endpoints are down for good. `health` None: nothing is known of the others."""
 
     def __init__(self, health: HealthView | None, down: Iterable[str]) -> None:
-        self._health = health or _Nothing()
-        self.down = frozenset(down)
+        known: HealthView = health or _Nothing()
+        self._health = known
+        self._down = frozenset(down)
+        self.inflight = known.inflight
+        self.load = known.load
+        self.latency = known.latency
 
-    def cooling(self, endpoint_name: str, now_s: float, /) -> float:
-        return float("inf") if endpoint_name in self.down else self._health.cooling(endpoint_name, now_s)
+    def standing(self, endpoint_name: str, now_s: float, /) -> Standing | None:
+        return Standing(DOWN) if endpoint_name in self._down else self._health.standing(endpoint_name, now_s)
 
-    def inflight(self, endpoint_name: str, /) -> int:
-        return self._health.inflight(endpoint_name)
+    def reasons(self, endpoint_name: str, now_s: float, /) -> Sequence[str]:
+        return ("thought away",) if endpoint_name in self._down else self._health.reasons(endpoint_name, now_s)
 
 
 def explain(
@@ -110,6 +125,9 @@ def explain(
     writer = _Lines(route, resolved.captured, resolved.via, origins or {}, view, now_s)
     planned = plan.order(resolved.captured, view, random.Random(0), now_s, operation)
     lines = [writer.planned(entry, place) for place, entry in enumerate(planned, start=1)]
+    in_plan = {entry.index for entry in planned}
+    gone = (entry for entry in plan.entries if entry.index not in in_plan and offers(entry.provider, operation))
+    lines += [writer.planned(entry, 0) for entry in gone]
     lines += [writer.skipped(skip.target, skip.reason) for skip in plan.skipped]
     unable = {id(entry.target): entry for entry in plan.entries if not offers(entry.provider, operation)}
     lines += [writer.skipped(e.target, f"provider '{e.provider.name}' does not offer {operation}") for e in unable.values()]
@@ -150,10 +168,11 @@ class _Lines:
 
     def planned(self, entry: Planned, position: int) -> TargetLine:
         """Describe an entry of the plan."""
-        why = [*self._sharing(entry), *self._state(entry)]
+        rank, against = self._rank(entry)
+        why = [*self._sharing(entry), *against]
         if position > self._route.failover.max_attempts:
             why.append(f"max_attempts {self._route.failover.max_attempts} are used up before it")
-        return self._line(entry.target, f"{entry.target.provider}/{entry.model}", entry.endpoint.name, position, why)
+        return self._line(entry.target, f"{entry.target.provider}/{entry.model}", entry.endpoint.name, position, why, rank)
 
     def skipped(self, target: Target, reason: str) -> TargetLine:
         """Describe a target that cannot be used."""
@@ -186,7 +205,9 @@ class _Lines:
                 found.append(Setting(name=name, value=value, origin=origin))
         return tuple(found)
 
-    def _line(self, target: Target, label: str, endpoint: str, position: int, why: list[str]) -> TargetLine:
+    def _line(
+        self, target: Target, label: str, endpoint: str, position: int, why: list[str], rank: str = ""
+    ) -> TargetLine:
         number, step = self._step(target)
         link = f"{self.path}.chain[{number}]"
         member = next(i for i, one in enumerate(step.targets) if one is target)
@@ -198,6 +219,7 @@ class _Lines:
             endpoint=endpoint,
             step=number + 1,
             position=position,
+            rank=rank,
             why=tuple(why),
             origin=self.origin(path, link),
             params=own,
@@ -222,18 +244,19 @@ class _Lines:
             why.append(_share("of the endpoints", entry.provider.balance, entry.endpoint.weight, [e.weight for e in equals]))
         return why
 
-    def _state(self, entry: Planned) -> list[str]:
-        """Say what is known of the endpoint that puts it behind others."""
+    def _rank(self, entry: Planned) -> tuple[str, list[str]]:
+        """Return the rank of the endpoint, and what is known of it that puts it behind others."""
         name, most = entry.endpoint.name, entry.endpoint.max_concurrent
-        if name in self._view.down:
-            return ["thought away: goes last"]
-        until_s = self._view.cooling(name, self._now_s)
-        if until_s:
-            return [f"cools down for {until_s - self._now_s:.1f} s: goes last"]
+        standing = self._view.standing(name, self._now_s) or Standing()
+        why = list(self._view.reasons(name, self._now_s))
+        rank = standing.rank
         running = self._view.inflight(name)
-        if most is not None and running >= most:
-            return [f"full, {running} of {most} in flight: goes behind what is free"]
-        return []
+        if rank == FREE and most is not None and running >= most:
+            rank = FULL
+            why.append(f"full, {running} of {most} in flight: goes behind what is free")
+        elif FULL < rank < DRAINED and why:
+            why[-1] += ": goes last"
+        return RANKS[rank], why
 
     def _timeouts(self, target: Target, path: str) -> tuple[Setting, ...]:
         """List the timeouts of a target, each with the most specific place that set it."""
@@ -253,6 +276,10 @@ def _share(among: str, balance: Balance, weight: int, weights: Sequence[int]) ->
             return f"drawn first in {100 * weight / total if total else 0:.0f} % {among}"
         case Balance.ROUND_ROBIN:
             return f"takes turns, {weight} in {total} {among}"
+        case Balance.LATENCY:
+            return f"the faster of two drawn {among} goes first (weight {weight})"
+        case Balance.PREFIX_HASH:
+            return f"requests of one conversation stay together, {100 * weight / total if total else 0:.0f} % {among}"
         case _:
             return f"the least busy {among} goes first (weight {weight})"
 

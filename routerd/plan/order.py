@@ -1,8 +1,10 @@
 """A route compiled for use: its targets with their endpoints, and the order in which one request tries them.
 
 Rules, in the order of the code: a chain keeps its order; inside a step the group is balanced; inside a target the provider's
-endpoints are balanced; then what is full goes behind what is free, and what cools down behind both. Nothing is dropped: when
-all are bad, the least bad is still tried. Balancing looks only at what is usable, so that a failing member's share is spread.
+endpoints are balanced; then the ranks: free, full, cooling, open, down. Only what was drained by hand is dropped: when all are
+bad, the least bad is still tried. Balancing looks only at what is usable, so that a failing member's share is spread.
+An endpoint that comes back is drawn for: a half-open breaker counts as open for all but a growing share of the requests, and
+one that starts slowly is the last of its group for all but such a share.
 What a provider does not offer (embeddings, images) is not asked of it: its entries are left out of that request's plan.
 """
 
@@ -16,19 +18,27 @@ from typing import Protocol
 from routerd.errors import BadRequest
 from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.graph.pattern import fill
+from routerd.messages import DRAINED, FREE, FULL, OPEN, Standing
 from routerd.plan.balance import Group
-
-FREE, FULL, COOLING = 0, 1, 2
 
 
 class HealthView(Protocol):
     """What a plan asks about endpoints; `health.Health` answers it."""
 
-    def cooling(self, endpoint_name: str, now_s: float, /) -> float:
-        """Return the end of the cooldown (monotonic), or 0.0."""
+    def standing(self, endpoint_name: str, now_s: float, /) -> Standing | None:
+        """Return what stands against it; None, the usual case, when nothing does."""
+
+    def reasons(self, endpoint_name: str, now_s: float, /) -> Sequence[str]:
+        """Say the same in words."""
 
     def inflight(self, endpoint_name: str, /) -> int:
         """Return the requests that run there now."""
+
+    def load(self, endpoint_name: str, now_s: float, /) -> int | None:
+        """Return the requests that the engine itself counts; None when it was not asked lately."""
+
+    def latency(self, endpoint_name: str, now_s: float, /) -> float:
+        """Return the time to its first byte or token in seconds; 0.0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +70,68 @@ class _Place:
         self.group = group
 
 
-class RoutePlan:
-    """The compiled chain of one route. Belongs to one generation and one thread (rotations remember their turn)."""
+class _Look:
+    """What one request sees: the rank of every entry, and who is held back in its group. None: all are free."""
 
-    __slots__ = ("_balanced", "_offering", "_picky", "_single", "_steps", "_templated", "_watched", "entries", "route", "skipped")
+    __slots__ = ("health", "held", "key", "now_s", "ranks", "rng")
+
+    def __init__(self, health: HealthView, rng: random.Random, now_s: float, key: int) -> None:
+        self.health = health
+        self.rng = rng
+        self.now_s = now_s
+        self.key = key
+        self.ranks: list[int] | None = None
+        self.held: set[int] = set()
+
+    def order(self, group: Group, members: Sequence[Sequence[int]], names: Sequence[str]) -> Sequence[int]:
+        """Balance the best members of a group; the worse ones follow in file order, by rank. A member is one entry or several."""
+        count = len(members)
+        load: Sequence[float] = self._load(members, names) if group.needs_load else ()
+        latency = self._latency(members, names) if group.needs_latency else ()
+        ranks, held = self.ranks, self.held
+        if ranks is None:
+            return group.order(range(count), load, self.rng, latency, self.key)
+        local = [min(2 * ranks[i] + (i in held) for i in entries) for entries in members]
+        best = min(local)
+        usable = [i for i in range(count) if local[i] == best]
+        rest = sorted((i for i in range(count) if local[i] != best), key=local.__getitem__)
+        return group.order(usable, load, self.rng, latency, self.key) + rest
+
+    def _load(self, members: Sequence[Sequence[int]], names: Sequence[str]) -> list[int]:
+        """Return the load of each member: the engines' own gauges where all have them, so that like is compared with like."""
+        health, now_s = self.health, self.now_s
+        told = [[health.load(names[i], now_s) for i in entries] for entries in members]
+        if all(load is not None for loads in told for load in loads):
+            return [sum(load or 0 for load in loads) for loads in told]
+        return [sum(health.inflight(names[i]) for i in entries) for entries in members]
+
+    def _latency(self, members: Sequence[Sequence[int]], names: Sequence[str]) -> list[float]:
+        """Return the latency of each member: the best of its endpoints, which is the one that it would use."""
+        health, now_s = self.health, self.now_s
+        return [min(health.latency(names[i], now_s) for i in entries) for entries in members]
+
+
+class RoutePlan:
+    """The compiled chain of one route. Belongs to one generation and one thread (rotations remember their turn).
+
+    `needs_key`: some group wants to know what belongs together; `needs_latency`: some group wants latencies to be measured.
+    """
+
+    __slots__ = (
+        "_balanced",
+        "_names",
+        "_offering",
+        "_picky",
+        "_single",
+        "_steps",
+        "_templated",
+        "_watched",
+        "entries",
+        "needs_key",
+        "needs_latency",
+        "route",
+        "skipped",
+    )
 
     def __init__(self, graph: Graph, route: Route) -> None:
         self.route = route
@@ -75,32 +143,52 @@ class RoutePlan:
             targets = [target for target in step.targets if id(target) not in left_out]
             places = tuple(_place(graph, target, entries) for target in targets)
             if places:
-                self._steps.append((places, Group(step.balance, [target.weight for target in targets])))
+                names = [f"{target.label}@{target.endpoint or ''}" for target in targets]
+                self._steps.append((places, Group(step.balance, [target.weight for target in targets], names)))
         self.entries: tuple[Planned, ...] = tuple(entries)
         self._templated = any("{" in planned.model for planned in entries)
         self._balanced = any(len(places) > 1 or len(places[0].entries) > 1 for places, _ in self._steps)
         self._single = len(entries) < 2
         self._picky = any(planned.provider.offers for planned in entries)
         self._offering: dict[str, frozenset[int]] = {}  # operation -> entries that offer it; as many as there are operations
+        self._names = tuple(planned.endpoint.name for planned in entries)
         self._watched = tuple((planned.endpoint.name, planned.endpoint.max_concurrent) for planned in entries)
+        groups = [group for places, group in self._steps for group in (group, *(place.group for place in places))]
+        self.needs_key = any(group.needs_key for group in groups)
+        self.needs_latency = any(group.needs_latency for group in groups)
 
     def order(
-        self, captured: tuple[str, ...], health: HealthView, rng: random.Random, now_s: float, operation: str = "chat"
+        self,
+        captured: tuple[str, ...],
+        health: HealthView,
+        rng: random.Random,
+        now_s: float,
+        operation: str = "chat",
+        key: int = 0,
     ) -> Sequence[Planned]:
-        """Return every entry that offers `operation` (empty: whatever it is), in the order to try it.
+        """Return the entries that offer `operation` (empty: whatever it is), in the order to try them, all but the drained.
 
-        `captured` is what the route's pattern matched. Raises BadRequest where there are entries, but none offers it.
+        `captured` is what the pattern of the route matched; `key` is looked at where `needs_key` (plan.affinity).
+        Raises BadRequest where there are entries, but none offers it.
         """
         planned: Sequence[Planned] = self.entries
-        if not self._single:
-            ranks = self._ranks(health, now_s)
+        if self._single:
+            standing = health.standing(self._names[0], now_s) if planned else None
+            if standing is not None and standing.rank == DRAINED:
+                planned = ()
+        else:
+            look = _Look(health, rng, now_s, key)
+            self._rank(look)
+            ranks = look.ranks
             if self._balanced:
-                planned = self._balance(ranks, health, rng)
+                planned = self._balance(look)
             elif ranks is not None:
                 planned = tuple(sorted(planned, key=lambda entry: ranks[entry.index]))
+            if ranks is not None and ranks[planned[-1].index] == DRAINED:
+                planned = tuple(entry for entry in planned if ranks[entry.index] != DRAINED)
         if self._picky and operation:
             able = self._able(operation)
-            if len(able) < len(planned):
+            if len(able) < len(self.entries):
                 planned = [entry for entry in planned if entry.index in able]
         if self._templated and captured:
             return [_filled(entry, captured) for entry in planned]
@@ -117,46 +205,51 @@ class RoutePlan:
             self._offering[operation] = able
         return able
 
-    def _ranks(self, health: HealthView, now_s: float) -> list[int] | None:
-        """Return FREE, FULL or COOLING for every entry; None when all are free, which is the usual case."""
-        ranks: list[int] | None = None
+    def _rank(self, look: _Look) -> None:
+        """Find the rank of every entry; nothing is noted when all are free, which is the usual case."""
+        health, now_s = look.health, look.now_s
         for index, (name, most) in enumerate(self._watched):
-            if health.cooling(name, now_s):
-                rank = COOLING
-            elif most is not None and health.inflight(name) >= most:
+            standing = health.standing(name, now_s)
+            rank = FREE if standing is None else _drawn(standing, look, index)
+            if rank == FREE and most is not None and health.inflight(name) >= most:
                 rank = FULL
-            else:
+            if rank == FREE and not look.held:
                 continue
-            if ranks is None:
-                ranks = [FREE] * len(self._watched)
-            ranks[index] = rank
-        return ranks
+            if look.ranks is None:
+                look.ranks = [FREE] * len(self._watched)
+            look.ranks[index] = rank
 
-    def _balance(self, ranks: list[int] | None, health: HealthView, rng: random.Random) -> tuple[Planned, ...]:
-        load = [health.inflight(name) for name, _ in self._watched]
+    def _balance(self, look: _Look) -> tuple[Planned, ...]:
+        names = self._names
         order: list[int] = []
         for places, group in self._steps:
             if len(places) == 1:
                 chosen: Sequence[_Place] = places
             else:
-                best = [min(ranks[i] for i in place.entries) for place in places] if ranks else None
-                busy = [sum(load[i] for i in place.entries) for place in places]
-                chosen = [places[number] for number in _by_rank(len(places), best, busy, group, rng)]
+                chosen = [places[i] for i in look.order(group, [place.entries for place in places], names)]
             for place in chosen:
-                if len(place.entries) == 1:
-                    order += place.entries
-                    continue
-                local = [ranks[i] for i in place.entries] if ranks else None
-                local_load = [load[i] for i in place.entries]
-                order += [place.entries[j] for j in _by_rank(len(place.entries), local, local_load, place.group, rng)]
-        if ranks is not None:
-            order.sort(key=ranks.__getitem__)
+                entries = place.entries
+                if len(entries) == 1:
+                    order += entries
+                else:
+                    order += [entries[i] for i in look.order(place.group, [(i,) for i in entries], names)]
+        if look.ranks is not None:
+            order.sort(key=look.ranks.__getitem__)
         return tuple([self.entries[i] for i in order])
 
 
 def offers(provider: Provider, operation: str) -> bool:
     """Tell whether a provider can be asked for an operation: by its word, or by its path where it has no word of its own."""
     return not provider.offers or operation in provider.offers or operation in provider.offers.values()
+
+
+def _drawn(standing: Standing, look: _Look, index: int) -> int:
+    """Return the rank for this request: the shares of what comes back are drawn."""
+    if standing.slow_share < 1.0 and look.rng.random() >= standing.slow_share:
+        look.held.add(index)
+    if standing.open_share < 1.0 and look.rng.random() >= standing.open_share:
+        return max(standing.rank, OPEN)
+    return standing.rank
 
 
 def skipped(graph: Graph, route: Route) -> tuple[Skipped, ...]:
@@ -188,17 +281,8 @@ def _place(graph: Graph, target: Target, entries: list[Planned]) -> _Place:
     first = len(entries)
     for endpoint in endpoints:
         entries.append(Planned(target, provider, endpoint, _suffixed(target.model, provider), len(entries)))
-    return _Place(tuple(range(first, len(entries))), Group(provider.balance, [e.weight for e in endpoints]))
-
-
-def _by_rank(count: int, ranks: Sequence[int] | None, load: Sequence[int], group: Group, rng: random.Random) -> Sequence[int]:
-    """Balance the best members among themselves; the worse ones follow in file order, by rank. No ranks: all are free."""
-    if ranks is None:
-        return group.order(range(count), load, rng)
-    best = min(ranks)
-    usable = [i for i in range(count) if ranks[i] == best]
-    rest = sorted((i for i in range(count) if ranks[i] != best), key=ranks.__getitem__)
-    return group.order(usable, load, rng) + rest
+    group = Group(provider.balance, [e.weight for e in endpoints], [e.name for e in endpoints])
+    return _Place(tuple(range(first, len(entries))), group)
 
 
 def _filled(entry: Planned, captured: tuple[str, ...]) -> Planned:

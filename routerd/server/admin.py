@@ -26,6 +26,8 @@ PAGES = {
     "POST /-/diff": "what the files change against what serves, or every problem they have; changes nothing",
     "GET /-/history": "the last generations that served, as JSON",
     "GET /events": "what happens, as it happens (Server-Sent Events)",
+    "POST /-/endpoints/{name}/drain": "send the endpoint nothing new; what runs there finishes",
+    "POST /-/endpoints/{name}/undrain": "let it come back",
 }
 PING_S = 15.0  # a comment, so that proxies and readers know that the line is up
 INVALID = 422  # the configuration is wrong; what served before still serves
@@ -64,6 +66,9 @@ class Operator(Protocol):
     async def metrics(self) -> bytes:
         """Return the text exposition of all processes."""
 
+    def drain_endpoint(self, name: str, drained: bool) -> Mapping[str, Any] | None:
+        """Drain an endpoint or let it come back; return how it stands, None when there is none of that name."""
+
     async def reload(self, *, allow_removal: bool = False) -> tuple[bool, Mapping[str, Any]]:
         """Reload; return whether the files serve now, and the outcome as plain values."""
 
@@ -94,6 +99,8 @@ def admin_app(operator: Operator) -> web.Application:
     app.router.add_post("/-/diff", pages.diff)
     app.router.add_get("/-/history", pages.history)
     app.router.add_get("/events", pages.events)
+    app.router.add_post("/-/endpoints/{name}/drain", pages.drain)
+    app.router.add_post("/-/endpoints/{name}/undrain", pages.undrain)
     return app
 
 
@@ -167,6 +174,21 @@ class _Pages:
             return answer
         finally:
             reading.close()
+
+    async def drain(self, request: web.Request) -> web.Response:
+        return self._drain(request, True)
+
+    async def undrain(self, request: web.Request) -> web.Response:
+        return self._drain(request, False)
+
+    def _drain(self, request: web.Request, drained: bool) -> web.Response:
+        if why := _foreign(request.headers):
+            return _json({"error": why}, status=403)
+        name = request.match_info["name"]
+        found = self._operator.drain_endpoint(name, drained)
+        if found is None:
+            return _json({"error": f"there is no endpoint {name!r}; GET /-/status lists them"}, status=404)
+        return _json(found)
 
 
 def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:

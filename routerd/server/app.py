@@ -43,7 +43,6 @@ __all__ = ["Gateway"]
 
 LISTS = frozenset({"/v1/models", "/api/v1/models"})
 ONE = ("/v1/models/", "/api/v1/models/")
-ENDPOINT_GAUGES = ("routerd_inflight_requests", "routerd_endpoint_cooldown_seconds")
 LAST_WORDS_S = 0.5  # for the answers of what the drain did not wait for; no upstream is asked any more
 BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 
@@ -57,6 +56,7 @@ class Gateway:
         counters: Counters,
         metrics: Metrics,
         access: Callable[[AccessRecord], None] | None,
+        health: Health,
         worker: int = 0,
         notice: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None,
         remote: Remote | None = None,
@@ -67,7 +67,7 @@ class Gateway:
             loop=loop,
             ticker=Ticker(loop),
             upstreams=Upstreams(loop),
-            health=Health(),
+            health=health,
             counters=counters,
             metrics=metrics,
             access=access,
@@ -77,8 +77,6 @@ class Gateway:
         self._used_ratio = UsedRatio(remote.counters if remote is not None else counters, metrics)
         self._generation: Generation | None = None
         self._live: dict[int, Generation] = {}
-        self._gauged: frozenset[str] = frozenset()  # the endpoints whose gauges are shown, and of which generations they are
-        self._gauged_for: tuple[int, ...] = ()
         self._server: asyncio.Server | None = None
         self._http: DataServer | None = None
         self._started_unix_s = int(time.time())
@@ -118,29 +116,14 @@ class Gateway:
         return {number: (generation.ended, generation.failed) for number, generation in self._live.items()}
 
     def publish_gauges(self) -> None:
-        """Bring the gauges of endpoints and generations up to date; called before a snapshot, never by a request."""
-        metrics, now_s = self._shared.metrics, time.monotonic()
+        """Bring the worker's own gauges up to date; called before a snapshot, never by a request."""
+        metrics = self._shared.metrics
         metrics.gauge("routerd_budget_table_overflows").set(self._shared.counters.overflows)
-        self._drop_gauges_of_the_gone()
         self._shared.admission.publish_gauges()
         if self._generation is not None:
             generation = self._generation
             self._used_ratio.publish(generation.charges, generation.graph.budgets, now_s)
-        for name, state in self._shared.health.items():
-            if name in self._gauged:
-                metrics.gauge("routerd_inflight_requests", name).set(state.inflight)
-                metrics.gauge("routerd_endpoint_cooldown_seconds", name).set(max(0.0, state.cool_until_s - now_s))
 
-    def _drop_gauges_of_the_gone(self) -> None:
-        """Let the gauges of endpoints end with the last generation that has them; their state and counters live longer."""
-        live = tuple(self.generations())
-        if live == self._gauged_for:
-            return
-        wanted = frozenset(name for generation in self._live.values() for name in generation.graph.endpoints)
-        for name in self._gauged - wanted:
-            for gauge in ENDPOINT_GAUGES:
-                self._shared.metrics.drop(gauge, name)
-        self._gauged, self._gauged_for = wanted, live
 
     # ── life ──
 

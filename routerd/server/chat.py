@@ -15,11 +15,11 @@ import msgspec
 from aiohttp import web
 
 from routerd.attempt import Answer, Attempts, Ended, Lane, Passing
-from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, NotFound, RequestError, ShuttingDown
+from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, NoTarget, NotFound, RequestError, ShuttingDown
 from routerd.graph import Client, Graph, Provider
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
-from routerd.plan import Planned, Resolved
+from routerd.plan import Planned, Resolved, affinity_key
 from routerd.policy import NOTHING, Lease, allowed, estimate, spent
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
@@ -35,6 +35,7 @@ __all__ = ["ANONYMOUS", "ModelCall", "open_provider"]
 
 OTHER = "_other"  # the label of whatever the configuration does not name
 ANONYMOUS = "_anonymous"
+NO_TARGET_RETRY_S = 30.0  # an operator's drain lasts minutes; a client that asks twice a minute is told soon enough
 
 
 def open_provider(graph: Graph, name: str) -> Provider:
@@ -127,7 +128,8 @@ class ModelCall:
         try:
             return await self._serve()
         except RequestError as exc:
-            self._failed(exc.status, exc.error_type, "rejected" if exc.error_type in _REJECTED else "client_error")
+            rejected = exc.error_type in _REJECTED or exc.status >= 500
+            self._failed(exc.status, exc.error_type, "rejected" if rejected else "client_error")
             return self._refusal(error_reply(exc, self._all_fields()))
         except AttemptsExhausted as exc:
             reply = exhausted_reply(exc, self._all_fields())
@@ -213,14 +215,23 @@ class ModelCall:
             now_unix=time.time,
             client_dialect=self._client_dialect,
             passing=passing,
+            timed=lane.plan.needs_latency,
         )
         self._shared.before_upstream.observe(time.monotonic() - self._started_s - waited_s)
         return attempts
 
     def _planned_for(self, lane: Lane, captured: tuple[str, ...], now_s: float) -> Sequence[Planned]:
+        """Return the targets in the order to try them. Raises NoTarget when not one is left."""
+        plan, key = lane.plan, 0
+        if plan.needs_key and self._wire is not None:
+            key = affinity_key(self._request.headers.get("x-session-id"), self._wire.body)
         # What is below /providers/{provider}/ is that provider's business: whatever it offers.
         asked = self._operation if self._operation != "passage" else ""
-        return lane.plan.order(captured, self._generation.health, self._shared.rng, now_s, asked)
+        planned = plan.order(captured, self._generation.health, self._shared.rng, now_s, asked, key)
+        if not planned:
+            why = "drained" if plan.entries else "disabled"
+            raise NoTarget(f"Every target of the model '{lane.route.name}' is {why}.", retry_after_s=NO_TARGET_RETRY_S)
+        return planned
 
     def _resolve(self, model: str) -> Resolved:
         """Find the route: by the model's name, or at the provider that the path names."""

@@ -1,7 +1,8 @@
-"""Counters that processes share: in shared memory, or in Redis over hosts. What they mean is the business of `policy`."""
+"""What processes share: counters and endpoints in shared memory, counters in Redis. `policy` and `health` know what it means."""
 
+from routerd.state.board import Board
 from routerd.state.calendar import period
 from routerd.state.local import LocalCounters, Meter
 from routerd.state.remote import RemoteCounters, StateLost, check_url
 
-__all__ = ["LocalCounters", "Meter", "RemoteCounters", "StateLost", "check_url", "period"]
+__all__ = ["Board", "LocalCounters", "Meter", "RemoteCounters", "StateLost", "check_url", "period"]

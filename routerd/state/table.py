@@ -49,7 +49,7 @@ class Table:
     def create(cls, slots: int, workers: int) -> Table:
         """Make an empty table for this many keys and worker columns; untouched slots cost no memory."""
         slot_words = DATA + max(BUCKETS, workers)
-        fd = _anonymous_file()
+        fd = anonymous_file("routerd-counters")
         os.ftruncate(fd, 8 * (HEADER_WORDS + slots * slot_words))
         os.pwrite(fd, struct.pack("=4q", MAGIC, slots, slot_words, workers), 0)
         return cls(fd)
@@ -148,9 +148,9 @@ class Table:
         self._known[key] = base
 
 
-def _anonymous_file() -> int:
+def anonymous_file(name: str) -> int:
     """Return a file that lives in memory only, or an unlinked one where the system has no memfd."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("routerd-counters", os.MFD_CLOEXEC)
+        return os.memfd_create(name, os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -17,6 +17,7 @@ from routerd.health import Health, View
 from routerd.messages import ModelRequest, Usage
 from routerd.plan import Planned, RoutePlan
 from routerd.policy import Lease, Need
+from routerd.state import Board
 from routerd.upstream import Sink
 from tests.attempt.fakes import START_S, Clock, Script, broken, whole
 from tests.plan.build import graph, provider, route, target
@@ -61,7 +62,7 @@ class Talk:
         self.clock = Clock()
         self.graph = known or graph(asked)
         self.script = Script(asked, self.clock, asyncio.get_running_loop(), plays)
-        self.health: View = Health().reconcile(self.graph, START_S)
+        self.health: View = Health(Board.private()).reconcile(self.graph, START_S)
         self.waits = False
         self.leases: list[FakeLease] = []
         self.full: set[str] = set()  # providers whose own budget is used up

@@ -34,6 +34,9 @@ class Daemon:
     async def metrics(self) -> bytes:
         return b"routerd_worker_up 1.0\n"
 
+    def drain_endpoint(self, name: str, drained: bool) -> Mapping[str, Any] | None:
+        return {"endpoint": name, "drained": drained} if name == "gpu/a" else None
+
     async def reload(self, *, allow_removal: bool = False) -> tuple[bool, Mapping[str, Any]]:
         self.reloads += 1
         self.allowed = allow_removal
@@ -192,3 +195,14 @@ async def test_a_diff_is_the_changes_or_the_problems_and_no_page_asks_for_it(adm
     assert (await client.post("/-/diff")).status == 422
     daemon.why_not = "no generation serves yet"
     assert (await client.post("/-/diff")).status == 503
+
+
+async def test_an_endpoint_is_drained_and_comes_back_by_its_name(admin) -> None:  # type: ignore[no-untyped-def]
+    _, client = admin
+    for what, drained in (("drain", True), ("undrain", False)):
+        answer = await client.post(f"/-/endpoints/gpu%2Fa/{what}")
+        assert (answer.status, await answer.json()) == (200, {"endpoint": "gpu/a", "drained": drained})
+    answer = await client.post("/-/endpoints/nobody/drain")
+    assert answer.status == 404
+    assert "GET /-/status lists them" in (await answer.json())["error"]
+    assert (await client.post("/-/endpoints/gpu%2Fa/drain", headers={"Sec-Fetch-Site": "cross-site"})).status == 403

@@ -148,6 +148,10 @@ def told(**changes: Any) -> dict[str, Any]:
         "models": 1,
         "drift": False,
         "disabled": {"providers.x": "KEY is not set"},
+        "endpoints": [
+            {"endpoint": "gpu-a", "rank": "drained", "reasons": ["drained by hand"], "inflight": 2},
+            {"endpoint": "gpu-b", "rank": "free", "reasons": [], "inflight": 1},
+        ],
         "last_reload": {"result": "applied", "trigger": "file", "problems": []},
         "workers": workers,
     }
@@ -180,6 +184,25 @@ def test_reload_with_wait_says_when_another_one_came_after_it(admin: Any, capsys
     script["/-/status"] = [(200, told(digest="d3"))]
     assert main(["reload", "--wait", "--admin", where]) == 1
     assert "another reload" in capsys.readouterr().err
+
+
+def test_status_names_the_endpoints_that_something_stands_against(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where, script = admin
+    script["/-/status"] = [(200, told())]
+    assert main(["status", "--admin", where]) == 0
+    out = capsys.readouterr().out
+    assert "endpoint gpu-a: drained, 2 in flight; drained by hand" in out
+    assert "gpu-b" not in out
+
+
+@pytest.mark.parametrize("what", ["drain", "undrain"])
+def test_an_endpoint_is_drained_by_its_name(admin: Any, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    where, script = admin
+    script[f"/-/endpoints/gpu%2Fa/{what}"] = [(200, {"inflight": 3}), (404, {"error": "there is no endpoint"})]
+    assert main([what, "gpu/a", "--admin", where]) == 0
+    assert capsys.readouterr().out == f"{what}ed: gpu/a, 3 in flight\n"
+    assert main([what, "gpu/a", "--admin", where]) == 1
+    assert "there is no endpoint" in capsys.readouterr().err
 
 
 def test_status_is_1_when_the_files_differ_from_what_serves(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:

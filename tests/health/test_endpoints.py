@@ -8,8 +8,9 @@ import pytest
 
 from routerd.graph import Auth, Endpoint, Graph, Provider, Secret
 from routerd.health import Health, identities
-from routerd.health.endpoints import KEEP_REMOVED_MOST, KEEP_REMOVED_S
 from routerd.plan import HealthView
+from routerd.state import Board
+from routerd.state.board import KEEP_REMOVED_S
 from tests.plan.build import graph as graph_of
 
 
@@ -28,7 +29,7 @@ A, B = ("a", "http://a.test/v1", "key"), ("b", "http://b.test/v1", "key")
 
 @pytest.fixture
 def health() -> Health:
-    health = Health()
+    health = Health(Board.private())
     health.reconcile(graph(A, B), 0.0)
     return health
 
@@ -36,7 +37,7 @@ def health() -> Health:
 def test_it_is_what_a_plan_asks(health: Health) -> None:
     view: HealthView = health
     assert view.inflight("a") == 0
-    assert view.cooling("a", 0.0) == 0.0
+    assert view.standing("a", 0.0) is None
 
 
 def test_requests_in_flight_are_counted_each_for_itself(health: Health) -> None:
@@ -107,26 +108,16 @@ def test_removed_and_added_again_within_ten_minutes_is_the_last_state(health: He
     assert bool(health.cooling("a", 2000.0)) is kept
 
 
-def test_endless_reloads_with_other_endpoints_stay_bounded() -> None:
-    health = Health()
-    rows = KEEP_REMOVED_MOST // 4
-    for turn in range(8):
-        health.reconcile(graph(*((f"e{i}", f"http://{turn}-{i}.test", "") for i in range(rows))), float(turn))
-    assert len(health._removed) == KEEP_REMOVED_MOST
-    health.reconcile(graph(A), 10_000.0)
-    assert len(health._removed) == rows  # only what was removed just now
-
-
 def test_endpoints_with_one_url_and_key_are_kept_apart(health: Health) -> None:
     both = graph(A, ("twin", A[1], A[2]))
     view = health.reconcile(both, 1.0)
     view.cool("a", 10.0)
     assert view.cooling("twin", 2.0) == 0.0
-    assert len(set(identities(both).values())) == 2
+    assert len(set(identities(both.providers).values())) == 2
 
 
 def test_no_identity_holds_the_secret() -> None:
     g = graph(("a", "http://a.test", "hunter2-secret"))
-    assert b"hunter2" not in identities(g)["a"]
+    assert b"hunter2" not in identities(g.providers)["a"]
     moved = dataclasses.replace(g, digest="other")
-    assert identities(moved) == identities(g)
+    assert identities(moved.providers) == identities(g.providers)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routerd.graph import Balance, Budget, Client, Endpoint, Graph, Pattern, Provider, Route, Step, Target
+from routerd.messages import COOLING, RANKS, Standing
 
 
 def endpoint(name: str, provider: str = "p", **more: Any) -> Endpoint:
@@ -62,13 +63,36 @@ def graph(
 class Fixed:
     """A HealthView that says what the test says."""
 
-    def __init__(self, cooling: Mapping[str, float] | None = None, inflight: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        cooling: Mapping[str, float] | None = None,
+        inflight: Mapping[str, int] | None = None,
+        *,
+        standings: Mapping[str, Standing] | None = None,
+        loads: Mapping[str, int] | None = None,
+        latencies: Mapping[str, float] | None = None,
+    ) -> None:
         self.until = dict(cooling or {})
         self.running = dict(inflight or {})
+        self.standings = dict(standings or {})
+        self.loads = dict(loads or {})
+        self.latencies = dict(latencies or {})
 
-    def cooling(self, endpoint_name: str, now_s: float) -> float:
-        until = self.until.get(endpoint_name, 0.0)
-        return until if until > now_s else 0.0
+    def standing(self, endpoint_name: str, now_s: float) -> Standing | None:
+        if self.until.get(endpoint_name, 0.0) > now_s:
+            return Standing(COOLING)
+        return self.standings.get(endpoint_name)
+
+    def reasons(self, endpoint_name: str, now_s: float) -> list[str]:
+        left_s = self.until.get(endpoint_name, 0.0) - now_s
+        standing = self.standings.get(endpoint_name)
+        return [f"cools down for {left_s:.1f} s"] if left_s > 0 else [f"is {RANKS[standing.rank]}"] if standing else []
 
     def inflight(self, endpoint_name: str) -> int:
         return self.running.get(endpoint_name, 0)
+
+    def load(self, endpoint_name: str, now_s: float) -> int | None:
+        return self.loads.get(endpoint_name)
+
+    def latency(self, endpoint_name: str, now_s: float) -> float:
+        return self.latencies.get(endpoint_name, 0.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from routerd.errors import BadRequest
 from routerd.graph import Balance, Graph, Route
+from routerd.messages import COOLING, DOWN, DRAINED, OPEN, Standing
 from routerd.plan import Planned, RoutePlan, Skipped, resolve, skipped
 from tests.plan.build import Fixed, endpoint, graph, group, provider, route, target
 
@@ -120,28 +121,95 @@ def test_a_step_without_a_usable_target_is_passed_over() -> None:
 
 @given(
     st.lists(st.lists(st.sampled_from("abcd-"), min_size=1, max_size=4), min_size=1, max_size=4),
-    st.sets(st.sampled_from("abcd")),
+    st.dictionaries(st.sampled_from("abcd"), st.sampled_from([COOLING, OPEN, DOWN, DRAINED])),
     st.sets(st.sampled_from("abcd")),
     st.sampled_from(list(Balance)),
     st.integers(0, 99),
 )
-def test_any_plan_has_every_usable_entry_once_the_free_first_then_the_full_then_the_cooling(
-    chain: list[list[str]], cold: set[str], full: set[str], balance: Balance, seed: int
+def test_any_plan_has_every_entry_once_by_rank_and_the_drained_not_at_all(
+    chain: list[list[str]], bad: dict[str, int], full: set[str], balance: Balance, seed: int
 ) -> None:
     providers = [
         provider(n, *(endpoint(f"{n}{i}", n, max_concurrent=3, weight=i) for i in range(2)), balance=balance) for n in "abcd"
     ]
     r = route("m", *(group(*(target(f"{n}/x") for n in step), balance=balance) for step in chain))
     g = graph(r, providers=(*providers, provider("-", disabled="no key")))
-    health = Fixed({f"{n}0": NOW + 1 for n in cold}, {f"{n}1": 3 for n in full})
+    health = Fixed({}, {f"{n}1": 3 for n in full}, standings={f"{n}0": Standing(rank) for n, rank in bad.items()})
     plan, rng = RoutePlan(g, r), random.Random(seed)
+    gone = {f"{n}0" for n, rank in bad.items() if rank == DRAINED}
     for _ in range(3):
-        planned = plan.order((), health, rng, NOW)
-        assert sorted(p.index for p in planned) == list(range(2 * sum(n != "-" for step in chain for n in step)))
-        ranks = [2 if health.cooling(p.endpoint.name, NOW) else int(health.inflight(p.endpoint.name) >= 3) for p in planned]
+        planned = plan.order((), health, rng, NOW, key=seed)
+        assert sorted(p.index for p in planned) == [p.index for p in plan.entries if p.endpoint.name not in gone]
+        ranks = [
+            standing.rank if (standing := health.standing(p.endpoint.name, NOW)) else int(health.inflight(p.endpoint.name) >= 3)
+            for p in planned
+        ]
         assert ranks == sorted(ranks)
-        free = [next(i for i, s in enumerate(r.chain) if any(t is p.target for t in s.targets)) for p in planned]
-        assert all(a <= b for a, b, x, y in zip(free, free[1:], ranks, ranks[1:], strict=False) if x == y)
+        steps = [next(i for i, s in enumerate(r.chain) if any(t is p.target for t in s.targets)) for p in planned]
+        assert all(a <= b for a, b, x, y in zip(steps, steps[1:], ranks, ranks[1:], strict=False) if x == y)
+
+
+def test_the_ranks_are_free_full_cooling_open_down() -> None:
+    r = route("m", *(f"{rank}/x" for rank in ("down", "open", "cooling", "full", "free")))
+    full = provider("full", endpoint("full", "full", max_concurrent=1))
+    health = Fixed({}, {"full": 1}, standings={"cooling": Standing(COOLING), "open": Standing(OPEN), "down": Standing(DOWN)})
+    assert names(order(graph(r, providers=(full,)), r, health)) == ["free", "full", "cooling", "open", "down"]
+
+
+@pytest.mark.parametrize("chain", [("a/x",), ("a/x", "b/y")])
+def test_the_drained_get_nothing_not_even_as_the_last_resort(chain: tuple[str, ...]) -> None:
+    r = route("m", *chain)
+    health = Fixed(standings={"a": Standing(DRAINED), "b": Standing(DOWN)})
+    assert names(order(graph(r), r, health)) == [name[0] for name in chain[1:]]
+
+
+def test_a_half_open_endpoint_gets_its_share_and_is_behind_for_the_rest() -> None:
+    r = route("m", "a/x", "b/y")
+    plan, rng = RoutePlan(graph(r), r), random.Random(1)
+    health = Fixed(standings={"a": Standing(open_share=0.25)})
+    first = Counter(plan.order((), health, rng, NOW)[0].endpoint.name for _ in range(4000))
+    assert first["a"] / 4000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_slow_start_gives_a_share_among_equals_and_nothing_to_the_next_step() -> None:
+    gpu = provider("gpu", endpoint("old", "gpu"), endpoint("new", "gpu"))
+    r = route("m", "gpu/x", "cloud/y")
+    plan, rng = RoutePlan(graph(r, providers=(gpu,)), r), random.Random(1)
+    health = Fixed(standings={"new": Standing(slow_share=0.2)})
+    orders = [names(list(plan.order((), health, rng, NOW))) for _ in range(4000)]
+    assert Counter(o[0] for o in orders)["new"] / 4000 == pytest.approx(0.1, abs=0.02)
+    assert {o[2] for o in orders} == {"cloud"}
+    alone = Fixed(standings={"new": Standing(slow_share=0.2), "old": Standing(DOWN)})
+    assert {names(list(plan.order((), alone, rng, NOW)))[0] for _ in range(50)} == {"new"}
+
+
+def test_the_engines_own_gauges_count_where_all_of_a_group_have_them() -> None:
+    gpu = provider("gpu", endpoint("a", "gpu"), endpoint("b", "gpu"), balance=Balance.LEAST_BUSY)
+    r = route("m", "gpu/x")
+    g = graph(r, providers=(gpu,))
+    assert names(order(g, r, Fixed({}, {"a": 0, "b": 9}, loads={"a": 20, "b": 10})))[0] == "b"
+    assert names(order(g, r, Fixed({}, {"a": 0, "b": 9}, loads={"b": 10})))[0] == "a"
+
+
+def test_a_plan_says_what_it_needs_to_know() -> None:
+    cases = ((Balance.PREFIX_HASH, True, False), (Balance.LATENCY, False, True), (Balance.WEIGHTED, False, False))
+    for balance, key, latency in cases:
+        two = provider("p", endpoint("a"), endpoint("b"), balance=balance)
+        one = provider("p", endpoint("a"), balance=balance)
+        r = route("m", "p/x")
+        plan = RoutePlan(graph(r, providers=(two,)), r)
+        assert (plan.needs_key, plan.needs_latency) == (key, latency)
+        alone = RoutePlan(graph(r, providers=(one,)), r)
+        assert (alone.needs_key, alone.needs_latency) == (False, False)
+
+
+def test_a_conversation_stays_at_its_endpoint() -> None:
+    gpu = provider("gpu", *(endpoint(f"g{i}", "gpu") for i in range(5)), balance=Balance.PREFIX_HASH)
+    r = route("m", "gpu/x")
+    plan = RoutePlan(graph(r, providers=(gpu,)), r)
+    for key in range(1, 50):
+        firsts = {plan.order((), Fixed(), random.Random(seed), NOW, key=key)[0].endpoint.name for seed in range(5)}
+        assert len(firsts) == 1
 
 
 def test_a_route_without_a_usable_target_has_an_empty_plan() -> None:

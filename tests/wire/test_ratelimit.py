@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routerd.wire.ratelimit import reset_seconds, retry_after_s
+from routerd.wire.ratelimit import reset_seconds, retry_after_s, used_up_s
 from tests.wire.transcripts import load
 
 NOW = 1_763_168_000.0  # 2025-11-15T00:53:20Z
@@ -152,3 +152,28 @@ def test_every_recorded_reset_header_parses() -> None:
                 seen += 1
                 assert reset_seconds(value.decode(), NOW) is not None, (recorded.name, name, value)
     assert seen > 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "wait_s"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360.0),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "17.5s", "x-ratelimit-remaining-requests": "9"}, 17.5),
+        ({"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": "2025-11-15T00:54:20Z"}, 60.0),
+        ({"x-ratelimit-remaining-tokens-minute": "0", "x-ratelimit-reset-tokens-minute": "33.25"}, 33.25),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "2"}, 2.0),
+        ({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "6m0s"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "soon"}, 0.0),
+        ({"x-ratelimit-remaining-input-images": "0", "x-ratelimit-reset-input-images": "60s"}, 0.0),
+        ({"retry-after": "30", "age": "0"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_a_good_answer_says_when_requests_or_tokens_are_used_up(fields: dict[str, str], wait_s: float) -> None:
+    assert used_up_s([(n.encode(), v.encode()) for n, v in fields.items()], NOW) == pytest.approx(wait_s)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40), st.one_of(st.just(b"0"), st.binary(max_size=20))), max_size=6))
+def test_no_header_of_a_good_answer_breaks_it(fields: list[tuple[bytes, bytes]]) -> None:
+    assert used_up_s([(b"x-ratelimit-remaining", b"0"), *fields], NOW) >= 0.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from routerd.config.compile.context import Build
 from routerd.config.tree import Path
-from routerd.graph import Backoff, Clamp, Failover, Params, Retry, Timeouts
+from routerd.graph import Backoff, Breaker, Clamp, Failover, Params, Retry, Timeouts
 
 NO_PARAMS = Params()
 NO_RETRY = Retry()
@@ -58,6 +58,14 @@ def failover(build: Build, path: Path, body: Mapping[str, Any], base: Failover) 
             deadline_s=deadline_s,
         )
     )
+
+
+def breaker(build: Build, path: Path, body: Mapping[str, Any], base: Breaker) -> Breaker:
+    """Return `base` with what `body` says."""
+    lengths = seconds_of(build, path, {key: body[key] for key in ("window", "open_for") if key in body})
+    lengths |= seconds_of(build, path, {key: body[key] for key in ("ramp",) if key in body}, zero=True)
+    plain: dict[str, Any] = {key: body[key] for key in ("enabled", "failure_ratio", "min_requests") if key in body}
+    return build.share(replace(base, **(plain | lengths)))
 
 
 def params(build: Build, path: Path, body: Mapping[str, Any] | None) -> Params:

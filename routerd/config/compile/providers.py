@@ -9,7 +9,7 @@ from routerd.config.compile import fields, http, traits
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
 from routerd.config.tree import Path
-from routerd.graph import Auth, Balance, Endpoint, Failover, Provider, Retry, Secret, Simulator, Timeouts
+from routerd.graph import Auth, Balance, Breaker, Endpoint, Failover, Provider, Retry, Secret, Simulator, Timeouts
 
 # The simulator opens no connection; its one endpoint still needs an address for health and metrics.
 SIMULATOR_URL = "simulator:"
@@ -24,6 +24,7 @@ class Defaults:
             build, Timeouts(), fields.seconds_of(build, ("defaults", "timeouts"), body.get("timeouts", {}))
         )
         self.retry = fields.retry(build, ("defaults", "retry"), body.get("retry", {}), Retry())
+        self.breaker = fields.breaker(build, ("defaults", "breaker"), body.get("breaker", {}), Breaker())
         self.failover = fields.failover(build, ("defaults", "failover"), body.get("failover", {}), Failover())
 
 
@@ -68,6 +69,8 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         quirks=traits.quirks(body),
         cold_start=traits.cold_start(build, path, body),
         simulator=_simulator(build, (*path, "simulator"), body.get("simulator", {})) if dialect == "simulator" else None,
+        breaker=fields.breaker(build, (*path, "breaker"), body.get("breaker", {}), defaults.breaker),
+        slow_start_s=_slow_start_s(build, path, body),
         timeouts=fields.timeouts(build, defaults.timeouts, overrides),
         retry=defaults.retry,
         failover=defaults.failover,
@@ -158,6 +161,10 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
     if not any(endpoint.weight for endpoint in out):
         build.error((*path, "endpoints"), "zero-weights", "all weights are 0: no endpoint would be asked", at_key=True)
     return tuple(out)
+
+
+def _slow_start_s(build: Build, path: Path, body: Mapping[str, Any]) -> float:
+    return build.seconds((*path, "slow_start"), body["slow_start"], zero=True) or 0.0 if "slow_start" in body else 0.0
 
 
 def _simulator(build: Build, path: Path, body: Mapping[str, Any]) -> Simulator:

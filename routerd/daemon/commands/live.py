@@ -1,4 +1,4 @@
-"""`routerd reload`, `rollback`, `history` and `status`: talk to the admin listener of a running daemon."""
+"""`routerd reload`, `rollback`, `history`, `status`, `drain` and `undrain`: talk to the admin listener of a running daemon."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain, count
 from routerd.daemon.report import report
 from routerd.daemon.settings import Address
 from routerd.errors import Problem
 
-__all__ = ["ask", "history", "reload", "rollback", "status"]
+__all__ = ["ask", "drain", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
 
@@ -67,6 +68,17 @@ def history(admin: Address, form: str) -> int:
     return FINE
 
 
+def drain(admin: Address, endpoint: str, what: str) -> int:
+    """Drain or undrain an endpoint; 1 when there is none of that name."""
+    code, answer = ask(admin, "POST", f"/-/endpoints/{quote(endpoint, safe='')}/{what}")
+    if answer is None:
+        return code
+    if code != 200:
+        return complain(str(answer.get("error", code)), FAILED)
+    print(f"{what}ed: {endpoint}, {answer['inflight']} in flight")
+    return FINE
+
+
 def status(admin: Address, form: str) -> int:
     """Print what serves. 1 when it is not what the files say, or not ready."""
     code, answer = ask(admin, "GET", "/-/status")
@@ -96,6 +108,11 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         f"worker {worker['worker']}: {'up' if worker['up'] else 'down'}, pid {worker['pid']}, "
         f"generation {worker['generation']}, {worker['inflight']} in flight, {count(worker['restarts'], 'restart')}"
         for worker in told["workers"]
+    )
+    lines.extend(
+        f"endpoint {one['endpoint']}: {one['rank']}, {one['inflight']} in flight" + "".join(f"; {why}" for why in one["reasons"])
+        for one in told["endpoints"]
+        if one["rank"] != "free" or one["reasons"]
     )
     return lines
 

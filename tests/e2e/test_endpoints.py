@@ -1,0 +1,149 @@
+"""What two workers know together of an endpoint: cooldowns, breakers, drains; kept by a reload and by a worker's restart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from tests.support import answers
+from tests.support.daemon import Daemon, until
+from tests.support.http import CHAT, Fetched, ask, fetch
+from tests.support.upstream import Upstream
+
+Start = Callable[..., Daemon]
+WORKERS = ("--workers", "2")
+
+
+def routes(up: Upstream, more: str = "", route: str = "up/m-1, spare/echo") -> str:
+    return f"""
+version: 1
+providers:
+  up: {{dialect: openai, base_url: "{up.url}"{more}}}
+  spare: {{dialect: simulator, simulator: {{first_token: 0s, tokens_per_s: 10000}}}}
+models:
+  m: {{chain: [{route}]}}
+"""
+
+
+async def many(daemon: Daemon, count: int, **more: Any) -> list[str]:
+    """Ask on a connection each, so that both workers answer; return the target of each."""
+    found: list[Fetched] = [await fetch(daemon, CHAT, ask("m", **more)) for _ in range(count)]
+    assert {one.status for one in found} == {200}
+    return [one.headers["x-routerd-target"] for one in found]
+
+
+async def endpoint(daemon: Daemon, name: str = "up") -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in (await daemon.status())["endpoints"] if one["endpoint"] == name)
+    return found
+
+
+async def post(daemon: Daemon, path: str) -> dict[str, Any]:
+    def ask_admin() -> dict[str, Any]:
+        with urllib.request.urlopen(urllib.request.Request(daemon.admin + path, method="POST"), timeout=5) as answer:
+            decoded: dict[str, Any] = json.loads(answer.read())
+            return decoded
+
+    return await asyncio.to_thread(ask_admin)
+
+
+async def test_a_cooldown_of_one_worker_is_that_of_all_and_outlives_a_worker(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(429, "slow down", headers=[("retry-after", "60")]))
+    running = daemon(routes(upstream), args=WORKERS)
+    assert set(await many(running, 20)) == {"spare/echo"}
+    assert len(upstream.requests) == 1
+    assert (await endpoint(running))["rank"] == "cooling"
+    killed = (await running.status())["workers"][0]["pid"]
+    os.kill(killed, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        worker = (await running.status())["workers"][0]
+        return bool(worker["up"] and worker["pid"] != killed)
+
+    await until(is_back)
+    await many(running, 10)
+    assert len(upstream.requests) == 1
+    assert 50 < (await running.metrics())['routerd_endpoint_cooldown_seconds{endpoint="up"}'] <= 60
+
+
+async def test_a_good_answer_that_uses_the_rate_limit_up_is_the_last(daemon: Start, upstream: Upstream) -> None:
+    limits = (("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "6m0s"), ("retry-after", "1"))
+    upstream.always(answers.reply(headers=(answers.JSON, *limits)))
+    running = daemon(routes(upstream))
+    assert await many(running, 3) == ["up/m-1", "spare/echo", "spare/echo"]
+    assert (await endpoint(running))["reasons"][0].endswith("s, its rate limit is used up")
+
+
+async def test_retry_after_on_a_good_answer_means_nothing(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply(headers=(answers.JSON, ("retry-after", "60"), ("x-ratelimit-remaining-requests", "5"))))
+    assert await many(daemon(routes(upstream)), 3) == ["up/m-1"] * 3
+
+
+async def test_a_breaker_opens_over_all_workers_is_kept_by_a_reload_and_ramps_up(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(500))
+    breaker = ", breaker: {min_requests: 6, open_for: 1s, ramp: 500ms}"
+    running = daemon(routes(upstream, breaker), args=WORKERS)
+    await many(running, 20)
+    assert len(upstream.requests) == 6
+    assert (await endpoint(running))["breaker"] == "open"
+    assert (await running.metrics())['routerd_breaker_state{endpoint="up"}'] == 2
+    running.write(routes(upstream, breaker + ", timeouts: {connect: 3s}"))
+    await running.generation(2)
+    assert (await endpoint(running))["rank"] == "open"
+    upstream.always(answers.reply())
+
+    async def is_closed() -> bool:
+        return bool((await endpoint(running))["breaker"] == "closed")
+
+    await until(is_closed)
+    assert await many(running, 4) == ["up/m-1"] * 4
+    assert "breaker open" in running.process.output
+
+
+async def test_a_clients_own_errors_never_open_a_breaker(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(400, "bad request"))
+    running = daemon(routes(upstream, ", breaker: {min_requests: 2}"))
+    for _ in range(6):
+        assert (await fetch(running, CHAT, ask("m"))).status == 400
+    assert (await endpoint(running))["breaker"] == "closed"
+
+
+async def test_an_open_endpoint_is_still_asked_when_there_is_no_other(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(500))
+    running = daemon(routes(upstream, ", breaker: {min_requests: 2}", route="up/m-1"))
+    for _ in range(5):
+        assert (await fetch(running, CHAT, ask("m"))).status >= 500
+    assert len(upstream.requests) == 5
+
+
+async def test_cut_streams_count_against_the_endpoint(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.cut(answers.event(answers.delta("a"))))
+    running = daemon(routes(upstream, ", breaker: {min_requests: 3}"))
+    for _ in range(3):
+        await fetch(running, CHAT, ask("m", stream=True))
+    assert (await endpoint(running))["breaker"] == "open"
+
+
+async def test_a_drained_endpoint_gets_nothing_new_and_its_streams_finish(daemon: Start, upstream: Upstream) -> None:
+    gate = asyncio.Event()
+    upstream.always(answers.stream(gates=[gate]))
+    running = daemon(routes(upstream), args=WORKERS)
+    stream = asyncio.ensure_future(fetch(running, CHAT, ask("m", stream=True)))
+    await upstream.received(1)
+    told = await post(running, "/-/endpoints/up/drain")
+    assert (told["rank"], told["inflight"]) == ("drained", 1)
+    assert set(await many(running, 6)) == {"spare/echo"}
+    running.write(routes(upstream, ", direct: true", "spare/echo, up/m-1"))
+    await running.generation(2)
+    gate.set()
+    assert b"[DONE]" in (await stream).body
+    await post(running, "/-/endpoints/spare/drain")
+    refused = await fetch(running, CHAT, ask("m"))
+    assert (refused.status, refused.error["code"]) == (503, "no_target")
+    assert len(upstream.requests) == 1
+    await post(running, "/-/endpoints/up/undrain")
+    assert (await fetch(running, CHAT, ask("m", stream=True))).headers["x-routerd-target"] == "up/m-1"
