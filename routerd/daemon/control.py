@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from routerd.daemon.events import Events
 from routerd.daemon.first import CANNOT_REACH, FINE, first_generation
 from routerd.daemon.notify import Notifier, inherited_sockets, notifier_of
 from routerd.daemon.operator import ControlRoom
+from routerd.daemon.probes import HttpFetch, Probes
 from routerd.daemon.process import Processes
 from routerd.daemon.report import report
 from routerd.daemon.settings import Address, Listeners, Settings, address_of, bind
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from routerd.daemon.reload import Outcome
     from routerd.daemon.reload.history import Entry
     from routerd.graph import Graph
+    from routerd.health import Health
     from routerd.state import Board, LocalCounters
 
 __all__ = ["Control", "serve"]
@@ -77,7 +80,10 @@ class Control:
         self.tasks = Tasks()
         self.events = Events()
         crew.news = self.events.emit
-        self.vitals = Vitals(Health(board), metrics, current=lambda: crew.current, clock=time.monotonic, notify=self._noticed)
+        self.fetch = HttpFetch()
+        health = Health(board)
+        self.probes = Probes(self.fetch, state_of=health.get, clock=time.monotonic, rng=random.Random())
+        self.vitals = self._vitals(health)
         self._public = public
         for name in ("drift", "file_present", "watch_last_look_timestamp_seconds"):
             metrics.gauge(f"routerd_config_{name}")
@@ -127,6 +133,16 @@ class Control:
         outcome = await self.reloader.request("file", seen_at_s)
         if outcome.untried:
             self.watcher.throttle.hold(time.monotonic() + NO_WORKER_PAUSE_S)
+
+    def _vitals(self, health: Health) -> Vitals:
+        return Vitals(
+            health,
+            self.metrics,
+            current=lambda: self.crew.current,
+            clock=time.monotonic,
+            notify=self._noticed,
+            follow=self.probes.take_up,
+        )
 
     def _noticed(self, kind: str, fields: Mapping[str, Any]) -> None:
         log_notice(kind, fields)
@@ -257,6 +273,8 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, mem
     finally:
         await crew.kill()
         await control.tasks.cancel()
+        await control.probes.close()
+        await control.fetch.close()
 
 
 async def _serve_admin(control: Control, sock: socket.socket) -> web.AppRunner:

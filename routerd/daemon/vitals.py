@@ -41,7 +41,7 @@ class Serving(Protocol):
 
 
 class Vitals:
-    """Looks at the endpoints of what serves. `notify(kind, fields)` is told of every change."""
+    """Looks at the endpoints of what serves. `notify(kind, fields)` is told of every change, `follow` of new providers."""
 
     def __init__(
         self,
@@ -51,12 +51,14 @@ class Vitals:
         current: Callable[[], Serving | None],
         clock: Callable[[], float],
         notify: Notify,
+        follow: Callable[[Mapping[str, Provider]], None] = lambda _providers: None,
     ) -> None:
         self.health = health
         self._metrics = metrics
         self._current = current
         self._clock = clock
         self._notify = notify
+        self._follow = follow
         self._serving: Serving | None = None
         self._owners: dict[str, str] = {}
         self._seen: dict[str, tuple[str, bool, bool, bool]] = {}
@@ -104,6 +106,7 @@ class Vitals:
             "reasons": reasons(state, now_s),
             "inflight": state.inflight,
             "load": state.load(now_s),
+            "cache_used_ratio": state.cache_ratio(now_s),
             "breaker": BREAKER[breaker_state(state, now_s)],
             "outcomes": outcomes,
             "failures": failures,
@@ -120,6 +123,7 @@ class Vitals:
         before = dict(self.health.items())
         self.health.take_up(serving.providers, self._clock())
         self._owners = {one.name: provider.name for provider in serving.providers.values() for one in provider.endpoints}
+        self._follow(serving.providers)
         for name in before.keys() - self._owners.keys():
             self._seen.pop(name, None)
             for gauge in GAUGES:

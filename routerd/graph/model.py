@@ -151,6 +151,31 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """How an endpoint is asked for its health. `kind`: path (below its address) | models | chat (a request of one token).
+
+    3 bad answers in a row, 10 s apart: a lost packet or a pause of the engine takes nobody down, a dead engine is out after 30 s,
+    and its breaker has long opened by then if there is traffic.
+    """
+
+    kind: str
+    path: str = ""
+    model: str = ""
+    every_s: float = 10.0
+    timeout_s: float = 2.0
+    fall: int = 3
+    rise: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSource:
+    """Where an engine publishes its gauges, below its address."""
+
+    metrics: str = "/metrics"
+    every_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
 
@@ -182,6 +207,8 @@ class Provider:
     cold_start: ColdStart | None = None
     simulator: Simulator | None = None
     breaker: Breaker = field(default_factory=Breaker)
+    probe: Probe | None = None
+    load: LoadSource | None = None
     slow_start_s: float = 0.0  # 0: a new or recovered endpoint gets its whole share at once
     timeouts: Timeouts = field(default_factory=Timeouts)  # for `direct` requests; a target carries its own
     retry: Retry = field(default_factory=Retry)  # for `direct` requests; a route carries its own

@@ -16,6 +16,7 @@ Cost and concurrency
 
 from routerd.health.endpoint import EndpointState
 from routerd.health.endpoints import Health, View, identities
+from routerd.health.probe import Streak
 from routerd.health.words import breaker_state, reasons
 
-__all__ = ["EndpointState", "Health", "View", "breaker_state", "identities", "reasons"]
+__all__ = ["EndpointState", "Health", "Streak", "View", "breaker_state", "identities", "reasons"]

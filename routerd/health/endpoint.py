@@ -26,7 +26,7 @@ __all__ = ["COLUMN_WORDS", "HEAD_WORDS", "REASONS", "EndpointState"]
 
 # The words of a head; the first three are the board's.
 FLAGS, COOL_UNTIL, COOL_WHY, OPEN_UNTIL, SINCE, OPENINGS, SLOW_FROM = 3, 4, 5, 6, 7, 8, 9
-LATENCY, LATENCY_AT, RUNNING, WAITING, LOAD_AT, LOAD_OWN, LOAD_FOR, ADOPTED = 10, 11, 12, 13, 14, 15, 16, 17
+LATENCY, LATENCY_AT, RUNNING, WAITING, LOAD_AT, LOAD_OWN, LOAD_FOR, ADOPTED, CACHE = 10, 11, 12, 13, 14, 15, 16, 17, 18
 HEAD_WORDS = 32
 
 # The words of a column: requests in flight, then four buckets of (begun at, outcomes, failures).
@@ -282,12 +282,13 @@ class EndpointState:
         age_us = max(0, int(now_s * 1e6) - self.words[LATENCY_AT])
         return latency / 1e6 * math.exp(-age_us / (LATENCY_TAU_S * 1e6))
 
-    def loaded(self, running: int, waiting: int, for_s: float, now_s: float) -> None:
-        """Note the engine's own gauges; they hold for `for_s`."""
+    def loaded(self, running: int, waiting: int, cache_ratio: float | None, for_s: float, now_s: float) -> None:
+        """Note the engine's own gauges; they hold for `for_s`. `cache_ratio`: how full its cache is, if it says so."""
         words = self.words
         words[LOAD_AT] = 0  # a reader in between finds none
         words[RUNNING], words[WAITING], words[LOAD_OWN] = running, waiting, self.inflight
         words[LOAD_FOR] = int(for_s * 1e6)
+        words[CACHE] = -1 if cache_ratio is None else int(cache_ratio * 1000)
         words[LOAD_AT] = int(now_s * 1e6)
 
     def load(self, now_s: float) -> int | None:
@@ -298,6 +299,11 @@ class EndpointState:
             return None
         own = self.inflight
         return int(max(own, words[RUNNING] + words[WAITING] + own - words[LOAD_OWN]))
+
+    def cache_ratio(self, now_s: float) -> float | None:
+        """Return how full the engine's cache is, None when it does not say or its gauges are old."""
+        ratio = self.words[CACHE]
+        return None if ratio < 0 or self.load(now_s) is None else ratio / 1000
 
 
 def _share(since_us: int, length_s: float) -> float:

@@ -122,7 +122,7 @@ class Gateway:
         self._shared.admission.publish_gauges()
         if self._generation is not None:
             generation = self._generation
-            self._used_ratio.publish(generation.charges, generation.graph.budgets, now_s)
+            self._used_ratio.publish(generation.charges, generation.graph.budgets, time.monotonic())
 
 
     # ── life ──

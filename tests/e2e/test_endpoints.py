@@ -13,7 +13,7 @@ from typing import Any
 from tests.support import answers
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, Fetched, ask, fetch
-from tests.support.upstream import Upstream
+from tests.support.upstream import Answer, Call, Upstream
 
 Start = Callable[..., Daemon]
 WORKERS = ("--workers", "2")
@@ -147,3 +147,59 @@ async def test_a_drained_endpoint_gets_nothing_new_and_its_streams_finish(daemon
     assert len(upstream.requests) == 1
     await post(running, "/-/endpoints/up/undrain")
     assert (await fetch(running, CHAT, ask("m", stream=True))).headers["x-routerd-target"] == "up/m-1"
+
+
+async def test_an_endpoint_that_fails_its_probe_goes_behind_and_comes_back(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(503, "loading"))
+    probe = ", health: {path: /health, every: 50ms, timeout: 50ms, fall: 2, rise: 1}"
+    running = daemon(routes(upstream, probe), args=WORKERS)
+
+    def has(rank: str) -> Callable[[], Any]:
+        async def found() -> bool:
+            return bool((await endpoint(running))["rank"] == rank)
+
+        return found
+
+    await until(has("down"))
+    assert (await running.metrics())['routerd_endpoint_healthy{endpoint="up"}'] == 0
+    upstream.always(answers.reply())
+    await until(has("free"))
+    assert await many(running, 3) == ["up/m-1"] * 3
+    assert (await running.metrics())['routerd_endpoint_healthy{endpoint="up"}'] == 1
+    assert {request.target for request in upstream.requests} >= {"/health"}
+
+
+async def test_the_least_busy_is_found_by_the_engines_own_gauges(daemon: Start) -> None:
+    async with Upstream() as busy, Upstream() as idle:
+        for up, running_now in ((busy, 50), (idle, 1)):
+            up.always(metrics_or_reply(running_now))
+        text = f"""
+version: 1
+providers:
+  gpu:
+    endpoints: [{{name: busy, url: "{busy.url}"}}, {{name: idle, url: "{idle.url}"}}]
+    balance: least_busy
+    load: {{every: 50ms}}
+models:
+  m: {{chain: [gpu/m-1]}}
+"""
+        running = daemon(text, args=WORKERS)
+
+        async def is_known() -> bool:
+            return [one["load"] for one in (await running.status())["endpoints"]] == [50, 1]
+
+        await until(is_known)
+        for _ in range(6):
+            assert (await fetch(running, CHAT, ask("m"))).status == 200
+        assert [sum(r.target != "/metrics" for r in up.requests) for up in (busy, idle)] == [0, 6]
+
+
+def metrics_or_reply(running_now: int) -> Answer:
+    """Answer /metrics as a vLLM does, anything else with a completion."""
+    gauges = answers.reply(f"vllm:num_requests_running 0{running_now}\nvllm:num_requests_waiting 0\n".encode())
+    whole = answers.reply()
+
+    async def answer(call: Call) -> None:
+        await (gauges if call.request.target == "/metrics" else whole)(call)
+
+    return answer

@@ -233,11 +233,11 @@ def test_a_peak_counts_at_once_and_fades(host: Host) -> None:
 
 def test_load_is_the_engines_gauges_plus_what_was_sent_since_until_they_are_old(host: Host) -> None:
     host.one.begin()
-    host.control.loaded(running=5, waiting=2, for_s=6.0, now_s=NOW)
-    assert host.two.load(NOW) == 7
+    host.control.loaded(running=5, waiting=2, cache_ratio=0.25, for_s=6.0, now_s=NOW)
+    assert (host.two.load(NOW), host.two.cache_ratio(NOW), host.two.cache_ratio(NOW + 7)) == (7, 0.25, None)
     host.two.begin()
     host.two.begin()
     assert host.one.load(NOW + 5.9) == 9
     assert host.one.load(NOW + 6.1) is None
-    host.control.loaded(running=0, waiting=0, for_s=6.0, now_s=NOW)
+    host.control.loaded(running=0, waiting=0, cache_ratio=None, for_s=6.0, now_s=NOW)
     assert host.one.load(NOW) == 3, "what is in flight is there, whatever the engine says"

@@ -9,7 +9,20 @@ from routerd.config.compile import fields, http, traits
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
 from routerd.config.tree import Path
-from routerd.graph import Auth, Balance, Breaker, Endpoint, Failover, Provider, Retry, Secret, Simulator, Timeouts
+from routerd.graph import (
+    Auth,
+    Balance,
+    Breaker,
+    Endpoint,
+    Failover,
+    LoadSource,
+    Probe,
+    Provider,
+    Retry,
+    Secret,
+    Simulator,
+    Timeouts,
+)
 
 # The simulator opens no connection; its one endpoint still needs an address for health and metrics.
 SIMULATOR_URL = "simulator:"
@@ -71,6 +84,8 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         simulator=_simulator(build, (*path, "simulator"), body.get("simulator", {})) if dialect == "simulator" else None,
         breaker=fields.breaker(build, (*path, "breaker"), body.get("breaker", {}), defaults.breaker),
         slow_start_s=_slow_start_s(build, path, body),
+        probe=_probe(build, (*path, "health"), body["health"], dialect) if "health" in body else None,
+        load=_load(build, (*path, "load"), body["load"]) if "load" in body else None,
         timeouts=fields.timeouts(build, defaults.timeouts, overrides),
         retry=defaults.retry,
         failover=defaults.failover,
@@ -161,6 +176,29 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
     if not any(endpoint.weight for endpoint in out):
         build.error((*path, "endpoints"), "zero-weights", "all weights are 0: no endpoint would be asked", at_key=True)
     return tuple(out)
+
+
+def _probe(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> Probe:
+    kind = body.get("probe", "path")
+    if kind == "chat":
+        if dialect != "openai":
+            build.error((*path, "probe"), "conflicting-keys", f"`probe: chat` needs dialect openai, not {dialect}", "use models")
+        if "model" not in body:
+            build.error(path, "missing-key", "`probe: chat` needs a model", "for example `model: qwen3-32b`", at_key=True)
+    elif "model" in body:
+        build.error((*path, "model"), "conflicting-keys", "only `probe: chat` asks for a model", "remove one", at_key=True)
+    lengths = fields.seconds_of(build, path, {key: body[key] for key in ("every", "timeout") if key in body})
+    plain: dict[str, Any] = {key: body[key] for key in ("path", "model", "fall", "rise") if key in body}
+    probe = Probe(kind=kind, **(plain | lengths))
+    if probe.timeout_s > probe.every_s:
+        build.error(path, "out-of-range", "`timeout` is longer than `every`", "an answer must be there before the next question")
+    return probe
+
+
+def _load(build: Build, path: Path, body: Mapping[str, Any]) -> LoadSource:
+    lengths = fields.seconds_of(build, path, {key: body[key] for key in ("every",) if key in body})
+    plain: dict[str, Any] = {key: body[key] for key in ("metrics",) if key in body}
+    return LoadSource(**(plain | lengths))
 
 
 def _slow_start_s(build: Build, path: Path, body: Mapping[str, Any]) -> float:
