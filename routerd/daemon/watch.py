@@ -193,7 +193,8 @@ class Eyes:
             if sign.present:
                 if content or path not in self._hashes:
                     self._hashes[path] = _content_hash(path)
-                sign = replace(sign, sha256=self._hashes[path])
+                gone = self._hashes[path] == "ENOENT"  # between the two looks
+                sign = MISSING if gone else replace(sign, sha256=self._hashes[path])
             out[path] = sign
         return out
 

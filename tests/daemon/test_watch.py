@@ -422,3 +422,10 @@ async def test_a_file_that_goes_and_comes_back_is_told_once_each(tmp_path: Path,
         now_s += 0.1
         await watcher.step()
     assert (caplog.text.count("is missing"), caplog.text.count("is back")) == (1, 1)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text("a")
+    monkeypatch.setattr("routerd.daemon.watch._content_hash", lambda _: "ENOENT")
+    assert Eyes().look([path], content=True) == {path: MISSING}
