@@ -58,3 +58,14 @@ def test_prompts_and_inputs_have_keys_and_an_empty_body_has_none() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_have_a_key(text: bytes) -> None:
     assert affinity_key(None, {"messages": msgspec.Raw(text)}) == affinity_key(None, {"messages": msgspec.Raw(text)})
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.lists(st.text(max_size=20), max_size=3))
+def test_any_text_of_a_turn_ends_where_it_ends(system: str, first: str, later: list[str]) -> None:
+    begun = [{"role": "system", "content": system}, {"role": "user", "content": first}]
+    more = [{"role": "assistant", "content": text} for text in later]
+    assert affinity_key(None, raw(messages=begun)) == affinity_key(None, raw(messages=[*begun, *more]))
+
+
+def test_a_hostile_body_is_not_looked_at_for_long() -> None:
+    assert affinity_key(None, {"messages": msgspec.Raw(b"[" * 10_000_000)})
