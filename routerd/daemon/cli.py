@@ -26,6 +26,7 @@ INTERRUPTED = 130
 EXAMPLES = """examples:
   routerd serve                        serve ./routes.yaml on 127.0.0.1:8080, and every change of it
   routerd check                        is it right? every problem with its line and a hint
+  routerd diff --against old.yaml      what would this change for clients?
   routerd explain --model gpt-4        where would a request go, and why?
   routerd status                       what serves now?
 """

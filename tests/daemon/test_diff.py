@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from routerd.config import diff, load
 from routerd.daemon.cli import main
+from routerd.daemon.generation import pack, unpack
 
 OLD = """version: 1
 providers: {demo: {dialect: simulator}}
@@ -48,3 +50,10 @@ def test_what_is_invalid_is_2_and_what_is_not_there_3(two: tuple[Path, Path], ca
     two[1].write_text("version: 2\n")
     assert main(["diff", "--against", str(two[0]), "--config", str(two[1])]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_a_generation_that_was_packed_is_compared_like_any_other(two: tuple[Path, Path]) -> None:
+    old, new = (load(file, {}).graph for file in two)
+    again = unpack(pack(1, old))
+    assert diff(again, old) == ()
+    assert diff(again, new) == diff(old, new) != ()

@@ -33,7 +33,7 @@ async def test_the_daemon_tells_what_its_files_would_change(daemon: Callable[...
     assert routerd(running, "rollback", "1")[0] == 0
 
     status, said = routerd(running, "diff", "--against", "running", "--config", str(running.config))
-    assert status == 1
+    assert status == 1, said
     assert said.splitlines() == [
         "- drops alias fast",
         "+ offers alias quick of m",

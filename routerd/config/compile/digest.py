@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 from routerd.graph import Graph, Pattern, Secret
@@ -44,4 +45,6 @@ def _plain(value: Any) -> Any:
         return hashlib.sha256(value.reveal().encode()).hexdigest()
     if isinstance(value, Pattern):
         return value.text
+    if isinstance(value, MappingProxyType):  # a graph that was packed for the workers and unpacked again
+        return dict(value)
     raise NotImplementedError(type(value).__name__)
