@@ -7,34 +7,20 @@ connection) is replaced silently: nothing was processed, so it is no attempt. A 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from routerd.attempt.collect import Collect
 from routerd.attempt.lane import Wire
 from routerd.attempt.relay import Relay
+from routerd.attempt.speech import Speaker, Speech
 from routerd.errors import Delivery, UpstreamError
 from routerd.graph import Timeouts
-from routerd.messages import ModelRequest, WireResponse
+from routerd.messages import WireResponse
 from routerd.upstream import Connection, Exchange
-from routerd.wire.client import ClientDialect
-from routerd.wire.dialect import Call, Encoded
+from routerd.wire.dialect import Encoded
 
 __all__ = ["Cap", "fetch", "open_stream"]
 
 Cap = tuple[str, float, float]  # phase name, moment (monotonic), length: the bound on the whole of it
-
-
-class Speaker(Protocol):
-    """Whose request it is, and how he wants to be answered (None: in OpenAI's words)."""
-
-    @property
-    def request(self) -> ModelRequest: ...
-
-    @property
-    def client_dialect(self) -> ClientDialect | None: ...
-
-    def count_malformed(self, target: str, events: int) -> None:
-        """Count events that a stream left out."""
 
 
 async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_bytes: int) -> WireResponse:
@@ -55,17 +41,17 @@ async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_b
             raise
 
 
-async def open_stream(wire: Wire, encoded: Encoded, call: Call, speaker: Speaker, cap: Cap) -> Relay:
+async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) -> Relay:
     """Return a relay whose first content has come. Raises UpstreamError, or Refused for another status than 200."""
-    timeouts, dialect = wire.target.timeouts, wire.dialect
-    message = wire.message(encoded, True, speaker.request.request_id)
-    client = speaker.client_dialect
+    timeouts, dialect, client = wire.target.timeouts, speech.dialect, speech.client
+    request = speaker.request
+    message = wire.message(speech.encoded, True, request.request_id)
     while True:
-        exchange, used = await _connect(wire, encoded.path, timeouts, cap)
+        exchange, used = await _connect(wire, speech.encoded.path, timeouts, cap)
         if client is None:
-            relay = Relay(exchange, dialect.scan(call), timeouts, wire.ticker, cap, dialect.stream_types)
+            relay = Relay(exchange, dialect.scan(speech.call), timeouts, wire.ticker, cap, dialect.stream_types)
         else:
-            scan = client.scan(dialect.scan(call), speaker.request)
+            scan = client.scan(dialect.scan(speech.call), request)
             relay = Relay(exchange, scan, timeouts, wire.ticker, cap, dialect.stream_types, client.own)
         exchange.send(message, relay)
         try:

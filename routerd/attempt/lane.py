@@ -120,6 +120,8 @@ class Wire:
             if len(self._heads) >= MAX_HEADS:  # a dialect with the model in the path, behind a pattern
                 self._heads.clear()
             head = self._heads[(path, stream)] = self._head(path, stream)
+        if encoded.fields:
+            head += "".join([f"{name}: {value}\r\n" for name, value in encoded.fields.items()]).encode("latin-1", "replace")
         return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (head, request_id.encode("latin-1"), len(body), body)
 
     def passage_head(self, passing: Passing, request_id: str, length: int | None) -> bytes:

@@ -23,6 +23,7 @@ from routerd.attempt.lane import Lane, Passing, Wire
 from routerd.attempt.passage import Passage, open_passage
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import Refused, Relay
+from routerd.attempt.speech import Speech, say
 from routerd.attempt.verdict import RULES, Verdict, judge
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
 from routerd.graph import Backoff
@@ -33,8 +34,6 @@ from routerd.policy import NOTHING, Lease, spent
 from routerd.wire.answer import UnaryAnswer
 from routerd.wire.classify import classify, fault_error
 from routerd.wire.client import ClientDialect
-from routerd.wire.dialect import Call, Encoded
-from routerd.wire.openai import apply_params
 from routerd.wire.ratelimit import Headers, used_up_s
 
 __all__ = ["Answer", "Attempts", "Reserve"]
@@ -219,31 +218,28 @@ class Attempts:
         wire = self.lane.wire(planned)
         total_s = planned.target.timeouts.total_s
         cap = self._cap(("total", self.request.arrived_at_s + total_s, total_s), deadline)
-        call = self._call(wire, planned)
-        encoded = self._encoded(wire, planned, call)
-        response = await fetch(wire, encoded, self.request.request_id, cap, self.response_limit_bytes)
+        speech = self._speech(wire, planned)
+        response = await fetch(wire, speech.encoded, self.request.request_id, cap, self.response_limit_bytes)
         if response.status != 200:
             raise self._refused(response)
         self._look_at_limits(planned, response.headers)
-        body, decoded = wire.dialect.decode(response.body, call)
+        body, decoded = speech.dialect.decode(response.body, speech.call)
         if decoded.error is not None:
             raise fault_error(decoded.error, response.status, response.body)
-        client = self.client_dialect
-        if client is not None:
-            body = client.answer(body, self.request)
-        return Answer(planned, body=body, decoded=decoded, dropped=encoded.dropped)
+        if speech.client is not None:
+            body = speech.client.answer(body, self.request)
+        return Answer(planned, body=body, decoded=decoded, dropped=speech.encoded.dropped)
 
     async def _stream(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
         wire = self.lane.wire(planned)
         cap = self._cap(("first_token", float("inf"), 0.0), deadline)
-        call = self._call(wire, planned)
-        encoded = self._encoded(wire, planned, call)
+        speech = self._speech(wire, planned)
         try:
-            relay = await open_stream(wire, encoded, call, self, cap)
+            relay = await open_stream(wire, speech, self, cap)
         except Refused as exc:
             raise self._refused(exc.response) from None
         self._look_at_limits(planned, relay.headers)
-        return Answer(planned, relay=relay, dropped=encoded.dropped)
+        return Answer(planned, relay=relay, dropped=speech.encoded.dropped)
 
     async def _pass(self, passing: Passing, planned: Planned, deadline: tuple[float, float]) -> Answer:
         wire = self.lane.wire(planned)
@@ -258,23 +254,8 @@ class Attempts:
             raise self._refused(exc.response) from None
         return Answer(planned, passage=passage)
 
-    def _call(self, wire: Wire, planned: Planned) -> Call:
-        request = self.request
-        return Call(
-            operation=request.operation,
-            path=request.path,
-            model=planned.model,
-            stream=request.stream,
-            wants_usage=request.wants_usage,
-            asked_model=request.model,
-            answer_id=request.request_id,
-            created_unix_s=int(self.now_unix()),
-            extra=wire.extra,
-        )
-
-    def _encoded(self, wire: Wire, planned: Planned, call: Call) -> Encoded:
-        params = planned.target.params
-        return wire.dialect.encode(apply_params(self.body, params) if params else self.body, call)
+    def _speech(self, wire: Wire, planned: Planned) -> Speech:
+        return say(self, self.body, self.lane.route, wire, planned, self.now_unix())
 
     def _cap(self, phase: Cap, deadline: tuple[float, float]) -> Cap:
         return phase if phase[1] <= deadline[1] else ("deadline", deadline[1], deadline[0])

@@ -46,6 +46,7 @@ def open_provider(graph: Graph, name: str) -> Provider:
     return provider
 
 
+_OWN_FIELDS = ("anthropic-beta",)
 _REJECTED = frozenset({ErrorType.POLICY_BUDGET, ErrorType.POLICY_FORBIDDEN})
 _CLIENTS_FAULT = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.CONTEXT_LENGTH})
 _FAILED = frozenset({"upstream_error", "truncated"})
@@ -93,7 +94,8 @@ class ModelCall:
         self._generation = generation
         self._request = request
         self._at_provider = provider  # the one that the path names; empty: the model decides
-        self._operation, self._path, self._client_dialect = operation
+        self._operation, self._path, speaks = operation
+        self._client_dialect = speaks() if speaks is not None else None
         self._started_s = time.monotonic()
         self._started_unix_s = time.time()
         self._fields = ""
@@ -169,7 +171,7 @@ class ModelCall:
         generation = self._generation
         client = self._client = generation.clients.authenticate(key_of(self._request))
         raw = await read_json_body(self._request, generation.graph.limits.request_body_bytes)
-        request = self._wire = parse_request(raw, self._operation, self._path)
+        request = self._wire = self._parsed(raw)
         request.request_id = self._request_id
         request.arrived_at_s = self._started_s
         request.client = client.name if client is not None else ""
@@ -187,6 +189,14 @@ class ModelCall:
         if answer.relay is not None:
             return await self._stream(attempts, answer)
         return self._unary(attempts, answer)
+
+    def _parsed(self, raw: bytes) -> ModelRequest:
+        if self._client_dialect is None:
+            return parse_request(raw, self._operation, self._path)
+        request = self._client_dialect.parse(raw, self._operation, self._path)
+        # What belongs to the client's own dialect, for a target that speaks it too.
+        request.headers = {name: safe(self._request.headers[name]) for name in _OWN_FIELDS if name in self._request.headers}
+        return request
 
     async def _admitted(
         self, resolved: Resolved, request: ModelRequest, body: Mapping[str, Any], passing: Passing | None = None

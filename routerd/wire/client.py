@@ -6,13 +6,15 @@ dialect turns whole answers, streams, errors and routerd's own events into what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
+from routerd.graph import Params, SystemPrompt
 from routerd.messages import ModelRequest
-from routerd.wire.dialect import Scan
+from routerd.wire.dialect import Dialect, Scan
+from routerd.wire.openai import parse_request
 from routerd.wire.relay_scan import DONE
 
 __all__ = ["ClientDialect", "ResponsesClient", "own_error"]
@@ -22,6 +24,15 @@ class ClientDialect(Protocol):
     """How one kind of client wants to be answered. Stateless."""
 
     name: str
+
+    def parse(self, body: bytes, operation: str, path: str) -> ModelRequest:
+        """Parse a client's body into OpenAI's form. Raises BadRequest."""
+
+    def passes(self, dialect: Dialect) -> Dialect | None:
+        """Return the dialect that passes this client's requests on as they came, where a target speaks its own; else None."""
+
+    def native(self, request: ModelRequest, system_prompt: SystemPrompt | None, params: Sequence[Params]) -> Mapping[str, Any]:
+        """Return the body for that dialect: the client's own, with the edits of the route and the target, in this order."""
 
     def answer(self, body: bytes, request: ModelRequest) -> bytes:
         """Say a whole OpenAI answer."""
@@ -46,6 +57,18 @@ class ResponsesClient:
     """OpenAI's Responses API and partial images: answers and errors as ever, streams of named events without a [DONE]."""
 
     name = "responses"
+
+    def parse(self, body: bytes, operation: str, path: str) -> ModelRequest:
+        """Parse it as every request of OpenAI's."""
+        return parse_request(body, operation, path)
+
+    def passes(self, dialect: Dialect) -> Dialect | None:
+        """None: OpenAI's form is routerd's own."""
+        return None
+
+    def native(self, request: ModelRequest, system_prompt: SystemPrompt | None, params: Sequence[Params]) -> Mapping[str, Any]:
+        """The body as it is; never asked for."""
+        return request.body
 
     def answer(self, body: bytes, request: ModelRequest) -> bytes:
         """Nothing to say differently."""

@@ -34,6 +34,7 @@ class Call:
     asked_model: str = ""  # what the client called the model: the `model` of a translated answer
     answer_id: str = ""  # for answers without an id of their own, after `chatcmpl-`
     created_unix_s: int = 0  # for answers without a time of their own
+    fields: Mapping[str, str] = field(default_factory=dict)  # header fields of the client that belong to its own dialect
     extra: Mapping[str, Any] = field(default_factory=dict)  # the provider's static body fields: merged in last, winning at leaves
 
 
@@ -44,6 +45,7 @@ class Encoded:
     path: str
     body: bytes
     dropped: tuple[str, ...] = ()  # parameters of the client that the target has no word for
+    fields: Mapping[str, str] = field(default_factory=dict)  # header fields of this request alone
 
 
 class Scan(Protocol):

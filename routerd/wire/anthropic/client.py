@@ -6,19 +6,22 @@ said anew (`encoder`). Which of the two is seen from the scan and from the body;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from routerd.graph import Params, SystemPrompt
 from routerd.messages import ModelRequest, Usage
 from routerd.wire.anthropic.encoder import MessagesEncoder, answer_to_messages
 from routerd.wire.anthropic.errors import error_body, error_event
-from routerd.wire.anthropic.native import NativeScan
+from routerd.wire.anthropic.inbound import parse_count, parse_messages
+from routerd.wire.anthropic.native import NativeMessages, NativeScan, apply_native_params, prepare_counted, prepare_native
 from routerd.wire.client import own_error
-from routerd.wire.dialect import Scan
+from routerd.wire.dialect import Dialect, Scan
 from routerd.wire.relay_scan import DONE, StreamFault
 
 __all__ = ["EncodingScan", "MessagesClient"]
 
+_NATIVE = NativeMessages()
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
@@ -66,6 +69,27 @@ class MessagesClient:
     """A client of the Messages API (Anthropic's SDKs, Claude Code)."""
 
     name = "messages"
+
+    def parse(self, body: bytes, operation: str, path: str) -> ModelRequest:
+        """Parse a request; what only a target of this API can answer (count_tokens) keeps its operation and path."""
+        if operation == "chat":
+            return parse_messages(body)
+        return parse_count(body, operation, path)
+
+    def passes(self, dialect: Dialect) -> Dialect | None:
+        """Return what leaves an Anthropic target's words alone."""
+        return _NATIVE if dialect.name == "anthropic" else None
+
+    def native(self, request: ModelRequest, system_prompt: SystemPrompt | None, params: Sequence[Params]) -> Mapping[str, Any]:
+        """Return the client's own fields with the edits of the route and the target. Raises BadRequest."""
+        assert request.native is not None
+        first, *rest = params
+        if request.operation != "chat":  # no answer, so no parameters: only what is counted
+            return prepare_counted(request.native, system_prompt)
+        body = prepare_native(request.native, system_prompt, first)
+        for more in rest:
+            body = apply_native_params(body, more)
+        return body
 
     def answer(self, body: bytes, request: ModelRequest) -> bytes:
         """Say a whole answer. Raises ProtocolFault."""

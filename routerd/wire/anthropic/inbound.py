@@ -22,7 +22,7 @@ from routerd.errors import BadRequest
 from routerd.messages import ModelRequest
 from routerd.wire.openai import parse_request
 
-__all__ = ["DETAILS_MARK", "FIELD_MARK", "parse_messages"]
+__all__ = ["DETAILS_MARK", "FIELD_MARK", "parse_count", "parse_messages"]
 
 FIELD_MARK = "routerd.field."  # a signature: the field of the message that held this thinking
 DETAILS_MARK = "routerd.details."  # a signature: its reasoning_details, as JSON in base64
@@ -106,6 +106,15 @@ def parse_messages(body: bytes) -> ModelRequest:
     request.native = native
     request.dropped = tuple(dict.fromkeys(dropped))
     request.wants_usage = request.stream  # every Messages stream ends with its usage
+    return request
+
+
+def parse_count(body: bytes, operation: str, path: str) -> ModelRequest:
+    """Parse a request to count the input of a Messages request: only a target of that API can answer it. Raises BadRequest."""
+    request = parse_request(body, "chat", path)
+    request.operation = operation
+    request.native = request.body
+    request.stream = False
     return request
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from routerd.errors import BadRequest, ProtocolFault
 from routerd.graph import Params, SystemPrompt
-from routerd.wire.answer import UnaryAnswer
+from routerd.wire.answer import UnaryAnswer, decode_unary
 from routerd.wire.anthropic.answer import read_message
 from routerd.wire.anthropic.request import DEFAULT_MAX_TOKENS
 from routerd.wire.anthropic.stream import EventReader
@@ -25,7 +25,15 @@ from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.openai import apply_params, encode_body
 from routerd.wire.relay_scan import RelayScan, StreamFault
 
-__all__ = ["NativeMessages", "NativeScan", "apply_native_params", "decode_native", "encode_native", "prepare_native"]
+__all__ = [
+    "NativeMessages",
+    "NativeScan",
+    "apply_native_params",
+    "decode_native",
+    "encode_native",
+    "prepare_counted",
+    "prepare_native",
+]
 
 _NAMES = {
     "max_tokens": "max_tokens",
@@ -54,12 +62,17 @@ _decode_kinds = msgspec.json.Decoder(list[_Kind]).decode
 
 def prepare_native(fields: Mapping[str, Any], system_prompt: SystemPrompt | None, params: Params) -> dict[str, Any]:
     """Return the client's fields with the route's edits. Raises BadRequest where a value that a rule must read is unreadable."""
+    return apply_native_params(prepare_counted(fields, system_prompt), params)
+
+
+def prepare_counted(fields: Mapping[str, Any], system_prompt: SystemPrompt | None) -> dict[str, Any]:
+    """Return what counts as input: the client's fields with the system prompt. Raises BadRequest where it is unreadable."""
     body = dict(fields)
     if system_prompt is not None:
         _place_prompt(body, system_prompt)
     if _MARK in memoryview(body["messages"]).tobytes():
         body["messages"] = _without_foreign_thinking(body["messages"])
-    return apply_native_params(body, params)
+    return body
 
 
 def apply_native_params(fields: Mapping[str, Any], params: Params) -> dict[str, Any]:
@@ -204,17 +217,17 @@ class NativeMessages:
     __slots__ = ()
 
     name = "anthropic"
-    operations = frozenset({"chat"})
+    operations = frozenset({"chat", "count_tokens"})
     stream_types: tuple[bytes, ...] = (b"text/event-stream",)
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
-        """Encode for this target."""
-        return Encoded(path="v1/messages", body=encode_native(body, call.model, call.extra))
+        """Encode for this target, with the betas that the client asked for."""
+        path = "v1/messages" if call.operation == "chat" else f"v1/{call.path}"
+        return Encoded(path=path, body=encode_native(body, call.model, call.extra), fields=call.fields)
 
     def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
         """Look at a whole answer and return it as it came."""
-        del call
-        return body, decode_native(body)
+        return body, decode_native(body) if call.operation == "chat" else decode_unary(body, call.operation)
 
     def scan(self, call: Call) -> Scan:
         """Return the scan that forwards events as they come."""

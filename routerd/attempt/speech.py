@@ -1,0 +1,78 @@
+"""A request in the words of one target: which dialect, what it is asked, and whether the answer must be said anew for the client.
+
+Two cases, in the order of the code:
+1. the client speaks the target's own dialect and that is not routerd's (Messages at Anthropic): passed on as it came, but for the
+   edits of the route and the target;
+2. everything else goes through routerd's form, OpenAI's, into the target's dialect; a client dialect then says the answer anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from routerd.attempt.lane import Wire
+from routerd.errors import Delivery, ErrorKind, UpstreamError
+from routerd.graph import Route
+from routerd.messages import ModelRequest
+from routerd.plan import Planned
+from routerd.wire.client import ClientDialect
+from routerd.wire.dialect import Call, Dialect, Encoded
+from routerd.wire.openai import apply_params
+
+__all__ = ["Speaker", "Speech", "say"]
+
+
+class Speaker(Protocol):
+    """Whose request it is, and how he wants to be answered (None: in OpenAI's words)."""
+
+    @property
+    def request(self) -> ModelRequest: ...
+
+    @property
+    def client_dialect(self) -> ClientDialect | None: ...
+
+    def count_malformed(self, target: str, events: int) -> None:
+        """Count events that a stream left out."""
+
+
+@dataclass(slots=True)
+class Speech:
+    """What goes out, and through what the answer comes back. `client` None: nothing is to be said anew."""
+
+    dialect: Dialect
+    call: Call
+    encoded: Encoded
+    client: ClientDialect | None
+
+
+def say(
+    speaker: Speaker, body: Mapping[str, Any], route: Route, wire: Wire, planned: Planned, now_unix_s: float
+) -> Speech:
+    """Put a request into the words of one target. Raises BadRequest, or UpstreamError where its dialect lacks the operation."""
+    request, client = speaker.request, speaker.client_dialect
+    call = Call(
+        operation=request.operation,
+        path=request.path,
+        model=planned.model,
+        stream=request.stream,
+        wants_usage=request.wants_usage,
+        asked_model=request.model,
+        answer_id=request.request_id,
+        created_unix_s=int(now_unix_s),
+        extra=wire.extra,
+    )
+    params = planned.target.params
+    own = client.passes(wire.dialect) if client is not None and request.native is not None else None
+    if own is not None and client is not None:
+        call.fields = request.headers
+        native = client.native(request, route.system_prompt, (route.params, params) if params else (route.params,))
+        return Speech(own, call, own.encode(native, call), None if request.operation != "chat" else client)
+    if call.operation not in wire.dialect.operations:
+        message = f"{wire.dialect.name} has no {request.path}"
+        raise UpstreamError(ErrorKind.MODEL_MISSING, message, delivery=Delivery.NOT_SENT, status=404)
+    encoded = wire.dialect.encode(apply_params(body, params) if params else body, call)
+    if request.dropped:
+        encoded.dropped = (*request.dropped, *encoded.dropped)
+    return Speech(wire.dialect, call, encoded, client)
