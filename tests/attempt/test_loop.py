@@ -432,7 +432,7 @@ async def test_a_request_that_a_targets_parameters_refuse_holds_nothing(talk: Ma
     def refuse(*args: object) -> None:
         raise BadRequest("temperature must be a number", param="temperature")
 
-    monkeypatch.setattr("routerd.attempt.loop.apply_params", refuse)
+    monkeypatch.setattr("routerd.attempt.speech.apply_params", refuse)
     t = talk(route("m", target("a/x", params=Params(force={"n": 1})), "b/y"), {"a": [GOOD], "b": [GOOD]})
     with pytest.raises(RequestError):
         await t.attempts.run()
