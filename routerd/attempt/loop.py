@@ -23,7 +23,7 @@ from routerd.attempt.lane import Lane, Passing, Wire
 from routerd.attempt.passage import Passage, open_passage
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import Refused, Relay
-from routerd.attempt.speech import Speech, say
+from routerd.attempt.speech import Inexpressible, Speech, say
 from routerd.attempt.verdict import RULES, Verdict, judge
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
 from routerd.graph import Backoff
@@ -97,7 +97,7 @@ class Attempts:
         again: list[_Again] = []
         tries: dict[int, int] = {}
         last: UpstreamError | None = None
-        refused: BudgetExceeded | None = None
+        refused: RequestError | None = None
         while len(self.records) < route.failover.max_attempts and self.now() < deadline_at_s:
             planned = untried.pop() if untried else await self._wait_for(again)
             if planned is None:
@@ -111,6 +111,8 @@ class Attempts:
                 continue
             try:
                 return await self._attempt(planned, lease, (deadline_s or 0.0, deadline_at_s))
+            except Inexpressible as exc:
+                refused = exc.refusal
             except UpstreamError as exc:
                 last = _worth_telling(last, exc)
                 tries[planned.index] = tries.get(planned.index, 0) + 1
@@ -122,15 +124,19 @@ class Attempts:
                     wait_s = exc.retry_after_s or backoff_s(route.retry.backoff, tries[planned.index] - 1, self.rng)
                     if self.now() + wait_s < self._until_s(planned, deadline_at_s):
                         again.append(_Again(self.now() + wait_s, planned))
+        raise self._nothing_left(last, refused)
+
+    def _nothing_left(self, last: UpstreamError | None, refused: RequestError | None) -> AttemptsExhausted | RequestError:
+        """Return what the client hears: the last failure of an upstream, else why none was asked."""
         if last is None:
             if refused is not None:
-                raise refused
+                return refused
             last = UpstreamError(
                 ErrorKind.TIMEOUT if self.plan else ErrorKind.CONNECT,
                 "the time for the answer was over before any attempt" if self.plan else "no target of this model can be used now",
                 delivery=Delivery.NOT_SENT,
             )
-        raise AttemptsExhausted(self.records, last)
+        return AttemptsExhausted(self.records, last)
 
     async def _reserved(self, reserve: Reserve, planned: Planned, deadline_at_s: float) -> Lease | None:
         lease = reserve(planned, deadline_at_s)
@@ -185,8 +191,10 @@ class Attempts:
         except asyncio.CancelledError:
             record.result = str(ErrorType.ROUTER_INTERNAL if self.stopped else ErrorType.CALLER_GONE)
             raise
-        except RequestError as exc:
-            record.result = str(exc.error_type)
+        except (RequestError, Inexpressible) as exc:
+            refusal = exc.refusal if isinstance(exc, Inexpressible) else exc
+            record.result = str(refusal.error_type)
+            record.message = refusal.message
             raise
         finally:
             record.duration_s = self.now() - started_s

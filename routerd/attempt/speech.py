@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from routerd.attempt.lane import Wire
-from routerd.errors import Delivery, ErrorKind, UpstreamError
+from routerd.errors import BadRequest, Delivery, ErrorKind, UpstreamError
 from routerd.graph import Route
 from routerd.messages import ModelRequest
 from routerd.plan import Planned
@@ -21,7 +21,15 @@ from routerd.wire.client import ClientDialect
 from routerd.wire.dialect import Call, Dialect, Encoded
 from routerd.wire.openai import apply_params
 
-__all__ = ["Speaker", "Speech", "say"]
+__all__ = ["Inexpressible", "Speaker", "Speech", "say"]
+
+
+class Inexpressible(Exception):
+    """Internal to `attempt`: this target's dialect has no words for the request; another's may have. Carries the refusal."""
+
+    def __init__(self, refusal: BadRequest) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
 
 
 class Speaker(Protocol):
@@ -50,7 +58,11 @@ class Speech:
 def say(
     speaker: Speaker, body: Mapping[str, Any], route: Route, wire: Wire, planned: Planned, now_unix_s: float
 ) -> Speech:
-    """Put a request into the words of one target. Raises BadRequest, or UpstreamError where its dialect lacks the operation."""
+    """Put a request into the words of one target.
+
+    Raises BadRequest where a parameter is unreadable, Inexpressible where the dialect has no words for the request, UpstreamError
+    where it lacks the operation.
+    """
     request, client = speaker.request, speaker.client_dialect
     call = Call(
         operation=request.operation,
@@ -72,7 +84,11 @@ def say(
     if call.operation not in wire.dialect.operations:
         message = f"{wire.dialect.name} has no {request.path}"
         raise UpstreamError(ErrorKind.MODEL_MISSING, message, delivery=Delivery.NOT_SENT, status=404)
-    encoded = wire.dialect.encode(apply_params(body, params) if params else body, call)
+    edited = apply_params(body, params) if params else body
+    try:
+        encoded = wire.dialect.encode(edited, call)
+    except BadRequest as exc:
+        raise Inexpressible(exc) from exc
     if request.dropped:
         encoded.dropped = (*request.dropped, *encoded.dropped)
     return Speech(wire.dialect, call, encoded, client)

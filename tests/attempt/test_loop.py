@@ -19,6 +19,7 @@ from routerd.plan import Planned, RoutePlan
 from routerd.policy import Lease, Need
 from routerd.state import Board
 from routerd.upstream import Sink
+from routerd.wire.openai_dialect import OpenAIDialect
 from tests.attempt.fakes import START_S, Clock, Script, broken, whole
 from tests.plan.build import graph, provider, route, target
 from tests.support.answers import DONE, completion, delta, event
@@ -438,6 +439,24 @@ async def test_a_request_that_a_targets_parameters_refuse_holds_nothing(talk: Ma
         await t.attempts.run()
     assert (t.script.asked, t.attempts.records[0].result) == ([], "caller_bad_request")
     assert t.nothing_is_held()
+
+
+async def test_what_one_dialect_cannot_say_goes_to_the_next_target(talk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = OpenAIDialect.encode
+
+    def mute(self: OpenAIDialect, body: Any, call: Any) -> Any:
+        if call.model == "x":
+            raise BadRequest("images must be data URIs here", param="messages")
+        return encode(self, body, call)
+
+    monkeypatch.setattr(OpenAIDialect, "encode", mute)
+    t = talk(route("m", "a/x", "b/y"), {"a": [GOOD], "b": [GOOD]})
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert (t.script.asked, [r.result for r in t.attempts.records]) == (["b"], ["caller_bad_request", "ok"])
+    alone = talk(route("m", "a/x"), {"a": [GOOD]})
+    with pytest.raises(BadRequest, match="data URIs"):
+        await alone.attempts.run()
+    assert alone.nothing_is_held()
 
 
 @pytest.mark.parametrize(("tokens", "calls"), [(14, [14, "released"]), (None, ["released"])])
