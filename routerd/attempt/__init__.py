@@ -13,10 +13,12 @@ from routerd.attempt.loop import Answer, Attempts
 from routerd.attempt.passage import Passage
 from routerd.attempt.relay import Downstream, Ended, Relay, error_event
 from routerd.attempt.timer import Ticker
+from routerd.attempt.tokens import AskToken, TokenNews, Tokens, no_tokens
 from routerd.attempt.verdict import Verdict, judge
 
 __all__ = [
     "Answer",
+    "AskToken",
     "Attempts",
     "Downstream",
     "Ended",
@@ -25,8 +27,11 @@ __all__ = [
     "Passing",
     "Relay",
     "Ticker",
+    "TokenNews",
+    "Tokens",
     "Verdict",
     "error_event",
     "judge",
+    "no_tokens",
     "origin_of",
 ]

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from routerd import __version__
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.timer import Ticker
+from routerd.attempt.tokens import Tokens
 from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
 from routerd.plan import Planned, RoutePlan
@@ -26,6 +27,7 @@ from routerd.wire.dialects import make_dialect
 from routerd.wire.simulator import reply
 
 MAX_HEADS = 256
+KEPT_TOKENS = 3  # of a target: an answer to a request with the one before may come late
 
 __all__ = ["Lane", "Passing", "Surroundings", "Upload", "Wire", "origin_of"]
 
@@ -44,6 +46,9 @@ class Surroundings(Protocol):
 
     @property
     def rng(self) -> random.Random: ...
+
+    @property
+    def tokens(self) -> Tokens: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +82,21 @@ class Upload(Protocol):
 class Wire:
     """How one target at one endpoint is spoken to."""
 
-    __slots__ = ("_heads", "_redaction", "_rng", "dialect", "endpoint", "loop", "origin", "pool", "provider", "target", "ticker")
+    __slots__ = (
+        "_heads",
+        "_live_tokens",
+        "_redaction",
+        "_rng",
+        "dialect",
+        "endpoint",
+        "loop",
+        "origin",
+        "pool",
+        "provider",
+        "target",
+        "ticker",
+        "tokens",
+    )
 
     def __init__(self, planned: Planned, surroundings: Surroundings) -> None:
         self.provider: Provider = planned.provider
@@ -87,6 +106,8 @@ class Wire:
         self.ticker = surroundings.ticker
         self._rng = surroundings.rng
         self.dialect: Dialect = make_dialect(self.provider)
+        self.tokens: Tokens | None = surroundings.tokens if self.provider.auth.oauth is not None else None
+        self._live_tokens: tuple[str, ...] = ()  # the last one is in the heads; those before it may still be quoted
         self._redaction: Redaction | None = None
         self._heads: dict[tuple[str, bool], bytes] = {}
         self.origin: Origin | None = None if self.provider.simulator is not None else origin_of(self.endpoint.url)
@@ -101,8 +122,20 @@ class Wire:
     def redaction(self) -> Redaction:
         """What takes this target's credentials out of its words; made when a failure first asks for it."""
         if self._redaction is None:
-            self._redaction = Redaction(self.provider, self.endpoint)
+            self._redaction = Redaction(self.provider, self.endpoint, self._live_tokens)
         return self._redaction
+
+    async def authorize(self, refused: str, within_s: float) -> str:
+        """Let the requests from now on carry an access token, another than `refused`; return it. Raises UpstreamError."""
+        oauth = self.provider.auth.oauth
+        assert oauth is not None
+        assert self.tokens is not None
+        token = await self.tokens.get(oauth, refused, within_s)
+        if self._live_tokens[-1:] != (token,):
+            self._live_tokens = (*self._live_tokens[1 - KEPT_TOKENS :], token)
+            self._heads.clear()
+            self._redaction = None
+        return token
 
     def simulate(self, path: str) -> Exchange:
         """Return an exchange with the built-in upstream."""
@@ -149,16 +182,15 @@ class Wire:
         if path.startswith("v1/") and prefix.endswith("/v1"):  # a base URL with and without its /v1 mean the same
             path = path[3:]
         auth = self.provider.auth
+        secret = auth.secret.reveal() if auth.secret else self._live_tokens[-1] if self._live_tokens else ""
         query = ""
         # Compressed answers would have to be unpacked to be looked at; token streams gain nothing by it.
         fixed = {"host": _host_header(self.origin), "user-agent": f"routerd/{__version__}", "accept-encoding": "identity"}
         fields = {**fixed, **lines, **{name.lower(): value for name, value in self.provider.headers.items()}}
-        if auth.secret:
-            secret = auth.secret.reveal()
-            if auth.type == "query":
-                query = f"{'&' if '?' in path else '?'}{quote(auth.name, safe='')}={quote(secret, safe='')}"
-            elif auth.type in ("bearer", "header"):
-                fields[auth.name.lower()] = f"{auth.prefix}{secret}"
+        if secret and auth.type == "query":
+            query = f"{'&' if '?' in path else '?'}{quote(auth.name, safe='')}={quote(secret, safe='')}"
+        elif secret and auth.type != "none":
+            fields[auth.name.lower()] = f"{auth.prefix}{secret}"
         text = f"{method} {prefix}/{path}{query} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return text.encode("latin-1")
 

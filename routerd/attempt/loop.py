@@ -167,10 +167,9 @@ class Attempts:
         self.health.begin(planned.endpoint.name)
         kept = False
         try:
-            if self.passing is not None:
-                answer = await self._pass(self.passing, planned, deadline)
-            else:
-                answer = await (self._stream if self.request.stream else self._unary)(planned, deadline)
+            once = self._pass if self.passing is not None else self._stream if self.request.stream else self._unary
+            authorized = once if self.lane.wire(planned).tokens is None else self._authorized
+            answer = await authorized(planned, deadline)
             answer.lease = lease
             answer.started_s = started_s
             kept = True
@@ -249,7 +248,23 @@ class Attempts:
         self._look_at_limits(planned, relay.headers)
         return Answer(planned, relay=relay, dropped=speech.encoded.dropped)
 
-    async def _pass(self, passing: Passing, planned: Planned, deadline: tuple[float, float]) -> Answer:
+    async def _authorized(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
+        """Try with an access token. One that is refused may have been revoked: once more with a new one, as the same attempt."""
+        once = self._pass if self.passing is not None else self._stream if self.request.stream else self._unary
+        wire = self.lane.wire(planned)
+        connect_s = planned.target.timeouts.connect_s
+        token = await wire.authorize("", min(connect_s, deadline[1] - self.now()))
+        try:
+            return await once(planned, deadline)
+        except UpstreamError as exc:
+            if exc.status != 401 or (self.passing is not None and not self.passing.upload.replayable):
+                raise
+        await wire.authorize(token, min(connect_s, deadline[1] - self.now()))
+        return await once(planned, deadline)
+
+    async def _pass(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
+        passing = self.passing
+        assert passing is not None
         wire = self.lane.wire(planned)
         if wire.pool is None:
             raise UpstreamError(

@@ -38,8 +38,8 @@ class Redaction:
 
     __slots__ = ("_pattern", "_values")
 
-    def __init__(self, provider: Provider, endpoint: Endpoint) -> None:
-        self._values = secrets_of(provider, endpoint)
+    def __init__(self, provider: Provider, endpoint: Endpoint, tokens: tuple[str, ...] = ()) -> None:
+        self._values = secrets_of(provider, endpoint, tokens)
         forms = sorted({form for value in self._values for form in _forms(value)}, key=lambda form: (-len(form), form))
         self._pattern = re.compile(b"|".join(map(re.escape, forms))) if forms else None
 
@@ -60,15 +60,17 @@ class Redaction:
         return text
 
 
-def secrets_of(provider: Provider, endpoint: Endpoint) -> tuple[str, ...]:
-    """Return every value that looks like a credential."""
-    found = dict.fromkeys(value for value in _candidates(provider, endpoint) if len(value) >= MIN_CHARS)
+def secrets_of(provider: Provider, endpoint: Endpoint, tokens: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return every value that looks like a credential. `tokens`: what was got with them and is sent instead."""
+    found = dict.fromkeys(value for value in (*_candidates(provider, endpoint), *tokens) if len(value) >= MIN_CHARS)
     return tuple(found)
 
 
 def _candidates(provider: Provider, endpoint: Endpoint) -> Iterator[str]:
     if provider.auth.secret:
         yield provider.auth.secret.reveal()
+    if provider.auth.oauth:
+        yield provider.auth.oauth.client_secret.reveal()
     for name, value in (*provider.headers.items(), *_texts(provider.body)):
         if _NAME.search(name) or _RANDOM.search(value):
             yield from _of_header(value)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from routerd.errors import Problem
+from routerd.graph import ClientCredentials
 from routerd.observe import Snapshot
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "Committed",
     "Drain",
     "Hello",
+    "News",
     "Notice",
     "Piece",
     "Prepare",
     "Prepared",
     "Stream",
     "Tick",
+    "WantToken",
     "decode",
     "encode",
 ]
@@ -85,6 +88,21 @@ class Drain:
     """Stop accepting, finish what runs within `timeout_s`, then exit."""
 
     timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that control found out for all workers; it belongs to no generation."""
+
+    what: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WantToken:
+    """A worker needs an access token of `source`, another than the one that was `refused`; the answer is news."""
+
+    source: ClientCredentials
+    refused: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from routerd.config import Kept, Loaded
+    from routerd.daemon.generation import Package
     from routerd.daemon.reload import Outcome
     from routerd.daemon.reload.history import Entry
     from routerd.graph import Graph
@@ -65,6 +66,7 @@ class Control:
     def __init__(
         self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, board: Board, *, public: bool
     ) -> None:
+        from routerd.daemon.outside import Errands
         from routerd.daemon.reload import Reloader, Steps, Teller
         from routerd.daemon.reload.keep import Keeper
         from routerd.daemon.reload.probation import Count
@@ -94,7 +96,8 @@ class Control:
             looked=self._looked,
             failed=metrics.counter("routerd_config_watch_errors_total").inc,
         )
-        steps = Steps(load=self._load, gate=self._gate, compare=changes_in_words, publish=crew.publish)
+        self.errands = Errands(crew)
+        steps = Steps(load=self._load, gate=self._gate, compare=changes_in_words, publish=self._publish)
         teller = Teller(metrics, partial(report, stream=sys.stderr))
         self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)
         self.reloader.before.append(self._reload_begins)
@@ -128,6 +131,11 @@ class Control:
                 file=str(self.settings.config),
             ),
         )
+
+    async def _publish(self, package: Package) -> tuple[float, float]:
+        took = await self.crew.publish(package)
+        self.errands.follow(package.providers)
+        return took
 
     async def _changed(self, seen_at_s: float) -> None:
         outcome = await self.reloader.request("file", seen_at_s)
@@ -275,6 +283,7 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, mem
         await control.tasks.cancel()
         await control.probes.close()
         await control.fetch.close()
+        await control.errands.close()
 
 
 async def _serve_admin(control: Control, sock: socket.socket) -> web.AppRunner:

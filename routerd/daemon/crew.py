@@ -16,7 +16,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from routerd.daemon.channel import Abort, Ask, Commit, Committed, Drain, Hello, Notice, Prepared, Stream, Tick
+from routerd.daemon.channel import (
+    Abort,
+    Ask,
+    Commit,
+    Committed,
+    Drain,
+    Hello,
+    News,
+    Notice,
+    Prepared,
+    Stream,
+    Tick,
+    WantToken,
+    encode,
+)
 from routerd.daemon.generation import BUILD_TIMEOUT, NO_WORKER, Package, WorkerGone, build_problem, publish
 from routerd.daemon.tasks import Tasks
 from routerd.errors import ConfigError
@@ -190,6 +204,8 @@ class Crew:
         self.slots = [Slot(index, clock) for index in range(count)]
         self.current: Package | None = None
         self.retired = Snapshot()
+        self.wanted: Callable[[WantToken], None] = lambda _: None
+        self._news: dict[Any, bytes] = {}  # the newest of each subject, for workers that start later
         self.stopping = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._spawn = spawn
@@ -235,6 +251,19 @@ class Crew:
                     if last_try or exc.problems[0].code != BUILD_TIMEOUT or not self._end_the_stuck():
                         raise
         raise AssertionError("unreachable")
+
+    def tell(self, what: Any, subject: Any = None) -> None:
+        """Send news to every worker. With a `subject` it is kept, in place of the last, for workers that start later."""
+        frame = encode(News(what))
+        if subject is not None:
+            self._news[subject] = frame
+        for slot in self.slots:
+            if slot.link:
+                slot.link.stream.send_frames((frame,))
+
+    def untell(self, subject: Any) -> None:
+        """Keep the news of a subject no longer."""
+        self._news.pop(subject, None)
 
     async def collect(self, timeout_s: float) -> list[Snapshot]:
         """Return every worker's series, as fresh as it answers within `timeout_s`."""
@@ -339,8 +368,11 @@ class Crew:
                 message = await link.stream.receive()
             except EOFError:
                 return
-            if isinstance(message, Hello):
+            if isinstance(message, WantToken):
+                self.wanted(message)
+            elif isinstance(message, Hello):
                 slot.heard_at_s = self._clock()
+                link.stream.send_frames(tuple(self._news.values()))
                 if self.current is None and not self._publishing.locked():
                     slot.usable.set()
                 else:

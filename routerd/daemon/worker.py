@@ -30,12 +30,14 @@ from routerd.daemon.channel import (
     Committed,
     Drain,
     Hello,
+    News,
     Notice,
     Piece,
     Prepare,
     Prepared,
     Stream,
     Tick,
+    WantToken,
 )
 from routerd.daemon.generation import Assembly, build_problem
 from routerd.daemon.tasks import Tasks
@@ -68,6 +70,9 @@ class Serving(Protocol):
 
     async def start(self, sock: socket.socket) -> None:
         """Accept on `sock`."""
+
+    def learn(self, news: Any) -> None:
+        """Take what control found out for all workers."""
 
     def generations(self) -> dict[int, int]:
         """Return requests in flight by generation, for those still in use."""
@@ -141,6 +146,8 @@ class Worker:
             self._forget(message.number)
         elif isinstance(message, Ask):
             self._tasks.start(self._tick(message.ticket), "answer")
+        elif isinstance(message, News):
+            self._gateway.learn(message.what)
 
     def _prepare(self, number: int) -> None:
         began_s = time.perf_counter()
@@ -235,6 +242,8 @@ class Worker:
                 return
             if isinstance(message, Ask):
                 await self._tick(message.ticket)
+            elif isinstance(message, News):
+                self._gateway.learn(message.what)
 
 
 def main() -> None:
@@ -276,6 +285,7 @@ async def _serve(told: dict[str, Any]) -> None:
         worker=index,
         notice=lambda kind, fields: channel.send(Notice(kind, fields)),
         remote=remote,
+        ask_token=lambda source, refused: channel.send(WantToken(source, refused)),
     )
     worker = Worker(
         channel,

@@ -54,13 +54,28 @@ class Balance(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCredentials:
+    """Where access tokens come from: the client credentials grant of RFC 6749 section 4.4. `body`: form | json."""
+
+    token_url: str
+    client_id: str
+    client_secret: Secret
+    scope: str = ""
+    body: str = "form"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Auth:
-    """How a provider wants its credential: `bearer`, `header` (name, prefix), `query` (name), `none`."""
+    """How a provider wants its credential: `bearer`, `header` (name, prefix), `query` (name), `none`.
+
+    `oauth_client_credentials`: a bearer token that is got with `oauth`; then there is no `secret`.
+    """
 
     type: str = "bearer"
     name: str = "authorization"
     prefix: str = "Bearer "
     secret: Secret | None = None
+    oauth: ClientCredentials | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

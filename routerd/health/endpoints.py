@@ -164,6 +164,8 @@ def identities(providers: Mapping[str, Provider]) -> dict[str, bytes]:
     plain: dict[str, bytes] = {}
     for provider in providers.values():
         secret = provider.auth.secret.reveal() if provider.auth.secret else ""
+        if (oauth := provider.auth.oauth) is not None:
+            secret = f"{oauth.token_url}\0{oauth.client_id}\0{oauth.client_secret.reveal()}"
         for endpoint in provider.endpoints:
             plain[endpoint.name] = _digest(f"{endpoint.url}\0{secret}".encode("utf-8", "surrogatepass"))
     shared = Counter(plain.values())

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from routerd.attempt import Ticker, origin_of
+from routerd.attempt import AskToken, Ticker, TokenNews, Tokens, no_tokens, origin_of
 from routerd.errors import ConfigError, MethodNotAllowed, NotFound, NotReady, Problem, RequestError
 from routerd.graph import Cors, Graph
 from routerd.health import Health
@@ -60,12 +60,14 @@ class Gateway:
         worker: int = 0,
         notice: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None,
         remote: Remote | None = None,
+        ask_token: AskToken = no_tokens,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.worker = worker
         self._shared = Shared(
             loop=loop,
             ticker=Ticker(loop),
+            tokens=Tokens(loop, ask_token),
             upstreams=Upstreams(loop),
             health=health,
             counters=counters,
@@ -104,6 +106,11 @@ class Gateway:
         graph = generation.graph
         shared.upstreams.keep_only(origin_of(e.url) for e in graph.endpoints.values() if e.url)
         return old
+
+    def learn(self, news: Any) -> None:
+        """Take what control found out for all workers."""
+        if isinstance(news, TokenNews):
+            self._shared.tokens.take(news)
 
     def generations(self) -> dict[int, int]:
         """Return the requests in flight of every generation that is still in use."""

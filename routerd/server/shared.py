@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from routerd.attempt import Passage, Relay, Ticker
+from routerd.attempt import Passage, Relay, Ticker, Tokens
 from routerd.health import Health
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
@@ -53,6 +53,7 @@ class Shared:
     access: Callable[[AccessRecord], None] | None
     notice: Callable[[str, dict[str, Any]], None]  # tells control of an event: its kind and plain fields
     ticker: Ticker
+    tokens: Tokens
     remote: Remote | None = None
     streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops

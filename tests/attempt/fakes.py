@@ -127,6 +127,7 @@ class ScriptedWire:
     """A wire without a pool: every attempt gets a scripted exchange."""
 
     pool = None
+    tokens = None
     extra: dict[str, Any] = {}
 
     def __init__(self, script: Script, planned: Planned) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from routerd.attempt.lane import MAX_HEADS, Wire
 from routerd.attempt.timer import Ticker
+from routerd.attempt.tokens import Tokens
 from routerd.graph import Auth, Endpoint, Provider, Secret, Target
 from routerd.plan import Planned
 from routerd.upstream import Upstreams
@@ -23,6 +24,8 @@ class Worker:
         self.ticker = Ticker(self.loop)
         self.upstreams = Upstreams(self.loop)
         self.rng = random.Random(1)
+        self.asked: list[str] = []
+        self.tokens = Tokens(self.loop, lambda source, refused: self.asked.append(refused))
 
 
 def wire(url: str, **more: object) -> Wire:

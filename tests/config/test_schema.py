@@ -116,6 +116,7 @@ EXPECT = {
     "status": 200, "code": "model_not_found",
 }  # fmt: skip
 COLD = {"when": [{"status": 503}]}
+OAUTH = {"type": "oauth_client_credentials", "token_url": "http://login/token", "client_id": "c", "client_secret": "s"}
 QUIRKS = {
     "developer_role": "system",
     "rename_params": {"seed": "random_seed"},
@@ -171,6 +172,11 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "auth.type": {(*A, "auth"): {"type": "header"}},
     "auth.name": {(*A, "auth"): {"name": "x-key"}},
     "auth.prefix": {(*A, "auth"): {"prefix": "Token "}},
+    "auth.token_url": {(*A, "api_key"): DROP, (*A, "auth"): {**OAUTH, "token_url": "http://other/token"}},
+    "auth.client_id": {(*A, "api_key"): DROP, (*A, "auth"): {**OAUTH, "client_id": "other"}},
+    "auth.client_secret": {(*A, "api_key"): DROP, (*A, "auth"): {**OAUTH, "client_secret": "other"}},
+    "auth.scope": {(*A, "api_key"): DROP, (*A, "auth"): {**OAUTH, "scope": "other"}},
+    "auth.body": {(*A, "api_key"): DROP, (*A, "auth"): {**OAUTH, "body": "json"}},
     "simulator.first_token": {("providers", "demo", "simulator"): {"first_token": "7s"}},
     "simulator.tokens_per_s": {("providers", "demo", "simulator"): {"tokens_per_s": 7}},
     "simulator.fail_ratio": {("providers", "demo", "simulator"): {"fail_ratio": 0.7}},
@@ -308,6 +314,7 @@ def graph_of(load_text: LoadText, tmp_path: pathlib.Path) -> Callable[[dict[str,
 
 
 TESTS = ("test.", "given.", "expect.")
+OAUTH_KEYS = ("auth.token_url", "auth.client_id", "auth.client_secret", "auth.scope", "auth.body")
 
 
 def test_the_table_below_has_every_property() -> None:
@@ -317,6 +324,8 @@ def test_the_table_below_has_every_property() -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_key_that_is_accepted_changes_the_graph(graph_of: Callable[[dict[str, Any]], object], name: str) -> None:
     without_it = changed(CHANGES["top.tests"]) if name.startswith(TESTS) else BASE
+    if name in OAUTH_KEYS:
+        without_it = changed({(*A, "api_key"): DROP, (*A, "auth"): OAUTH})
     assert graph_of(changed(CHANGES[name])) != graph_of(without_it)
 
 

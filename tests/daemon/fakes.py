@@ -95,6 +95,7 @@ class Plane:
         self.on_prepare: Callable[[], None] = lambda: None
         self.inflight: dict[int, int] = {}
         self.counted: dict[int, tuple[int, int]] = {}
+        self.learnt: list[Any] = []
         self.finish = asyncio.Event()
         self.finish.set()
 
@@ -122,6 +123,9 @@ class Plane:
 
     def publish_gauges(self) -> None:
         pass
+
+    def learn(self, news: Any) -> None:
+        self.learnt.append(news)
 
     async def drain(self, timeout_s: float) -> None:
         self.drained = timeout_s

@@ -14,6 +14,7 @@ from routerd.graph import Auth, Endpoint, Graph, Provider
 _TOLD = ("name", "endpoints", "auth", "disabled", "direct", "budgets")
 _DIRECT_ONLY = ("timeouts", "retry", "failover")  # a target of a model carries its own
 LEARNT_ANEW = "cooldown and load start anew"
+LEARNT = f"endpoints: {LEARNT_ANEW}; connections are kept"
 KEPT_10_MIN = "running streams finish; its cooldown is remembered for 10 minutes"
 
 
@@ -55,9 +56,11 @@ def _auth(path: str, name: str, before: Auth, after: Auth) -> Iterator[Change]:
     if before.secret != after.secret:
         kind = "added" if before.secret is None else "removed" if after.secret is None else "changed"
         text = f"credential of provider {name} {kind}"
-        state = f"endpoints: {LEARNT_ANEW}; connections are kept"
-        yield Change(path=f"{path}.api_key", kind=kind, text=text, state=state)
-    for field, words in differences(before, after, ("secret", "prefix")):
+        yield Change(path=f"{path}.api_key", kind=kind, text=text, state=LEARNT)
+    if before.oauth is not None and after.oauth is not None:
+        for field, words in differences(before.oauth, after.oauth):
+            yield Change(path=f"{path}.auth.{field}", kind="changed", text=f"provider {name}: auth.{field} {words}", state=LEARNT)
+    for field, words in differences(before, after, ("secret", "prefix", "oauth")):
         yield Change(path=f"{path}.auth.{field}", kind="changed", text=f"provider {name}: auth.{field} {words}")
     if before.prefix != after.prefix:  # an operator may have put the credential there
         yield Change(path=f"{path}.auth.prefix", kind="changed", text=f"provider {name}: auth.prefix changed")

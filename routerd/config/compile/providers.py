@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.config.compile import fields, http, traits
+from routerd.config.compile import fields, http, oauth, traits
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
 from routerd.config.tree import Path
@@ -66,7 +66,7 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
     auth, disabled = _auth(build, path, body)
     _misplaced(build, path, body, dialect)
     overrides = fields.seconds_of(build, (*path, "timeouts"), body.get("timeouts", {}))
-    in_header = auth.name if auth.type in ("bearer", "header") else ""
+    in_header = auth.name if auth.type not in ("query", "none") else ""
     return Provider(
         name=name,
         dialect=dialect,
@@ -112,6 +112,9 @@ def _auth(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[Auth, str]
     """Return how to authenticate, and why the provider is disabled or an empty string."""
     spec = body.get("auth", {})
     kind = spec.get("type", "bearer")
+    if kind == oauth.TYPE:
+        return oauth.client_credentials(build, (*path, "auth"), spec, body)
+    oauth.misplaced(build, (*path, "auth"), spec)
     for key in ("name", "prefix"):
         if kind == "none" and key in spec:
             build.error((*path, "auth", key), "conflicting-keys", f"`type: none` has no {key}", "remove it", at_key=True)
