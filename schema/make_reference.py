@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
-PLAIN = ("duration", "size", "model_name", "name", "weight", "base_url", "balance", "budget_names", "secret", "label")
+PLAIN = ("duration", "size", "model_name", "name", "weight", "base_url", "balance", "budget_names", "secret", "label", "pointer")
 INTRO = """# The reference of routes.yaml
 
 Made from [routes.schema.json](routes.schema.json) by `make_reference.py`; do not edit. For completion and checks in an editor,

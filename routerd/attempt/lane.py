@@ -22,6 +22,7 @@ from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
 from routerd.plan import Planned, RoutePlan
 from routerd.upstream import Exchange, Origin, Pool, SimulatedExchange, Upstreams
+from routerd.wire.cold import ColdAnswers
 from routerd.wire.dialect import Dialect, Encoded
 from routerd.wire.dialects import make_dialect
 from routerd.wire.simulator import reply
@@ -87,6 +88,7 @@ class Wire:
         "_live_tokens",
         "_redaction",
         "_rng",
+        "cold",
         "dialect",
         "endpoint",
         "loop",
@@ -108,6 +110,7 @@ class Wire:
         self.dialect: Dialect = make_dialect(self.provider)
         self.tokens: Tokens | None = surroundings.tokens if self.provider.auth.oauth is not None else None
         self._live_tokens: tuple[str, ...] = ()  # the last one is in the heads; those before it may still be quoted
+        self.cold = ColdAnswers.of(self.provider)
         self._redaction: Redaction | None = None
         self._heads: dict[tuple[str, bool], bytes] = {}
         self.origin: Origin | None = None if self.provider.simulator is not None else origin_of(self.endpoint.url)
@@ -191,7 +194,8 @@ class Wire:
             query = f"{'&' if '?' in path else '?'}{quote(auth.name, safe='')}={quote(secret, safe='')}"
         elif secret and auth.type != "none":
             fields[auth.name.lower()] = f"{auth.prefix}{secret}"
-        text = f"{method} {prefix}/{path}{query} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        text = f"{method} {_below(prefix, path)}{query} HTTP/1.1\r\n"
+        text += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return text.encode("latin-1")
 
 
@@ -236,6 +240,11 @@ def origin_of(url: str) -> Origin:
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     return Origin(parts.hostname or "", parts.port or (443 if tls else 80), tls)
+
+
+def _below(prefix: str, path: str) -> str:
+    """Return the path of a request; a described service may be at its base URL itself."""
+    return f"{prefix}/{path}" if path else prefix or "/"
 
 
 def _host_header(origin: Origin) -> str:

@@ -1,12 +1,8 @@
 """One request through one plan: the attempts, in order, until one answers or nothing is left.
 
-The order of decisions, after a failed attempt:
- 1. the verdict is to give up (the client's own fault, or a kind that `failover.on` does not name): the client gets this answer;
- 2. the attempt budget or the deadline is used up: exhausted; a target whose `total` has passed is left out;
- 3. a target of the plan was not tried yet: go there at once, nobody sleeps while another target can answer;
- 4. a target may be tried again by its route's `retry`: wait for the earliest of them (Retry-After, else backoff), unless that
-    passes the deadline or the target's `total`;
- 5. exhausted. The last error decides what the client sees; among rate limits the shortest Retry-After is passed on.
+Who is next after a failure is decided by `queue`. The attempts end when nobody is left, when the attempt budget or the deadline
+is used up; a target whose `total` has passed is left out. Then the last error decides what the client sees; among several that
+ask for time the shortest Retry-After is passed on.
 An endpoint that asked for time, or whose rate limit a good answer used up, goes into cooldown for every request of all workers.
 """
 
@@ -21,12 +17,12 @@ from typing import Any, Protocol
 from routerd.attempt.exchange import Cap, fetch, open_stream
 from routerd.attempt.lane import Lane, Passing, Wire
 from routerd.attempt.passage import Passage, open_passage
+from routerd.attempt.queue import Queue
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import Refused, Relay
 from routerd.attempt.speech import Inexpressible, Speech, say
-from routerd.attempt.verdict import RULES, Verdict, judge
+from routerd.attempt.verdict import RULES
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
-from routerd.graph import Backoff
 from routerd.health import View
 from routerd.messages import AttemptRecord, ModelRequest, Usage, WireResponse
 from routerd.plan import Planned
@@ -93,15 +89,16 @@ class Attempts:
         route = self.lane.route
         deadline_s = route.failover.deadline_s
         deadline_at_s = self.request.arrived_at_s + deadline_s if deadline_s is not None else float("inf")
-        untried = list(reversed(self.plan))
-        again: list[_Again] = []
-        tries: dict[int, int] = {}
+        queue = Queue(self.plan, route, self.rng)
         last: UpstreamError | None = None
         refused: RequestError | None = None
-        while len(self.records) < route.failover.max_attempts and self.now() < deadline_at_s:
-            planned = untried.pop() if untried else await self._wait_for(again)
-            if planned is None:
+        while len(self.records) - queue.uncounted < route.failover.max_attempts and self.now() < deadline_at_s:
+            entry = queue.next()
+            if entry is None:
                 break
+            if entry.at_s:
+                await asyncio.sleep(max(0.0, entry.at_s - self.now()))
+            planned = entry.planned
             if self.now() >= self._until_s(planned, deadline_at_s):  # its `total` has passed; another's may be longer
                 continue
             try:
@@ -115,15 +112,10 @@ class Attempts:
                 refused = exc.refusal
             except UpstreamError as exc:
                 last = _worth_telling(last, exc)
-                tries[planned.index] = tries.get(planned.index, 0) + 1
-                verdict = judge(exc.kind, route.failover)
+                goes_on = queue.failed(planned, exc, self.now(), self._until_s(planned, deadline_at_s))
                 lost = self.passing is not None and not self.passing.upload.replayable
-                if verdict is Verdict.GIVE_UP or lost:
+                if lost or not goes_on:
                     raise AttemptsExhausted(self.records, exc) from exc
-                if verdict is Verdict.RETRY and tries[planned.index] < route.retry.attempts:
-                    wait_s = exc.retry_after_s or backoff_s(route.retry.backoff, tries[planned.index] - 1, self.rng)
-                    if self.now() + wait_s < self._until_s(planned, deadline_at_s):
-                        again.append(_Again(self.now() + wait_s, planned))
         raise self._nothing_left(last, refused)
 
     def _nothing_left(self, last: UpstreamError | None, refused: RequestError | None) -> AttemptsExhausted | RequestError:
@@ -180,7 +172,7 @@ class Attempts:
         except UpstreamError as exc:
             exc.endpoint = planned.endpoint.name
             exc.named_by_client = planned.model != planned.target.model
-            without_secrets(exc, self.lane.wire(planned).redaction)
+            self._understand(planned, exc)
             record.result = str(exc.error_type)
             record.reason = str(exc.kind)
             record.status = exc.status
@@ -286,8 +278,17 @@ class Attempts:
     def _refused(self, response: WireResponse) -> UpstreamError:
         return classify(response.status, response.headers, response.body, self.now_unix()).as_error()
 
+    def _understand(self, planned: Planned, exc: UpstreamError) -> None:
+        """Tell a model that is being loaded from a failure, and take out of the words what no client may read."""
+        wire = self.lane.wire(planned)
+        if wire.cold is not None:
+            wire.cold.mark(exc)
+        without_secrets(exc, wire.redaction)
+
     def _blame(self, planned: Planned, exc: UpstreamError, started_s: float) -> None:
         """Tell health of a failure: what the breaker counts, and how long the endpoint goes behind the others."""
+        if exc.kind is ErrorKind.COLD and planned.provider.cold_start is not None:
+            return  # a model that is being loaded is no fault of the endpoint
         rule, name, now_s = RULES[exc.kind], planned.endpoint.name, self.now()
         if rule.breaks:
             self.health.failed(name, started_s, now_s)
@@ -309,21 +310,6 @@ class Attempts:
             return deadline_at_s
         return min(deadline_at_s, self.request.arrived_at_s + planned.target.timeouts.total_s)
 
-    async def _wait_for(self, again: list[_Again]) -> Planned | None:
-        """Sleep until the earliest retry is due and return it; None when there is none."""
-        if not again:
-            return None
-        again.sort(key=lambda entry: entry.at_s)
-        entry = again.pop(0)
-        await asyncio.sleep(max(0.0, entry.at_s - self.now()))
-        return entry.planned
-
-
-@dataclass(slots=True)
-class _Again:
-    at_s: float
-    planned: Planned
-
 
 def without_secrets(error: UpstreamError, redaction: Redaction) -> None:
     """Take out of an upstream's words what no client may read: they may quote the credential that they refuse."""
@@ -340,12 +326,6 @@ _OUR_ACCOUNT = {
     ErrorKind.AUTH: "the upstream refused routerd's credential",
     ErrorKind.CREDITS: "the upstream refused routerd's account: it is out of credit",
 }
-
-
-def backoff_s(backoff: Backoff, retry: int, rng: random.Random) -> float:
-    """Return the wait before retry number `retry` (from 0), jittered."""
-    exact = min(backoff.max_s, backoff.first_s * backoff.factor**retry)
-    return exact * (1.0 + backoff.jitter_ratio * (2.0 * rng.random() - 1.0))
 
 
 def _worth_telling(last: UpstreamError | None, new: UpstreamError) -> UpstreamError:

@@ -31,6 +31,9 @@ from routerd.graph.model import (
     Step,
     SystemPrompt,
     Target,
+    Template,
+    TemplateFields,
+    TemplateStream,
     Timeouts,
 )
 from routerd.graph.pattern import Pattern
@@ -67,5 +70,8 @@ __all__ = [
     "Step",
     "SystemPrompt",
     "Target",
+    "Template",
+    "TemplateFields",
+    "TemplateStream",
     "Timeouts",
 ]

@@ -191,6 +191,36 @@ class LoadSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateFields:
+    """JSON pointers (RFC 6901) to the values of an answer; None: it has no such value."""
+
+    text: str | None = None
+    finish: str | None = None
+    error: str | None = "/error"
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateStream(TemplateFields):
+    """A streamed answer. `format`: sse | ndjson | vercel | raw; `eof_ends`: the end of the bytes is a good end."""
+
+    format: str = "sse"
+    done: str = "[DONE]"
+    eof_ends: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A service that speaks no known dialect. At least one of `response` and `stream` is there."""
+
+    request: Mapping[str, Any]
+    path: str = ""
+    response: TemplateFields | None = None
+    stream: TemplateStream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
 
@@ -207,7 +237,7 @@ class Provider:
     """A vendor or engine. `disabled` says why its targets are skipped (an optional provider without its key), or is empty."""
 
     name: str
-    dialect: str  # openai | simulator
+    dialect: str  # openai | template | simulator
     endpoints: tuple[Endpoint, ...]
     auth: Auth = field(default_factory=Auth)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a credential
@@ -225,6 +255,7 @@ class Provider:
     probe: Probe | None = None
     load: LoadSource | None = None
     slow_start_s: float = 0.0  # 0: a new or recovered endpoint gets its whole share at once
+    template: Template | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)  # for `direct` requests; a target carries its own
     retry: Retry = field(default_factory=Retry)  # for `direct` requests; a route carries its own
     failover: Failover = field(default_factory=lambda: Failover())  # the same

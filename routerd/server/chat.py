@@ -15,7 +15,17 @@ import msgspec
 from aiohttp import web
 
 from routerd.attempt import Answer, Attempts, Ended, Lane, Passing
-from routerd.errors import AttemptsExhausted, ErrorKind, ErrorType, Forbidden, NoTarget, NotFound, RequestError, ShuttingDown
+from routerd.errors import (
+    AttemptsExhausted,
+    ErrorKind,
+    ErrorType,
+    Forbidden,
+    ModelNotFound,
+    NoTarget,
+    NotFound,
+    RequestError,
+    ShuttingDown,
+)
 from routerd.graph import Client, Graph, Provider
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
@@ -29,7 +39,7 @@ from routerd.server.protocol import ClientProtocol, ClientStream, Reply
 from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
-from routerd.wire.openai import max_tokens_of, parse_request, prepare_body
+from routerd.wire.openai import max_tokens_of, parse_request, prepare_body, take_provider
 
 __all__ = ["ANONYMOUS", "ModelCall", "open_provider"]
 
@@ -44,6 +54,18 @@ def open_provider(graph: Graph, name: str) -> Provider:
     if provider is None or not provider.direct:
         raise NotFound(f"There is no provider {name[:80]!r} that requests may be passed to; `direct: true` opens one.")
     return provider
+
+
+def name_provider(request: ModelRequest, graph: Graph) -> None:
+    """Let `"provider": "x"` mean what the model name `x/...` does. Raises ModelNotFound for one that clients may not address."""
+    name = take_provider(request)
+    if name is None:
+        return
+    provider = graph.providers.get(name)
+    if provider is None or not provider.direct:
+        message = f"There is no provider {name[:80]!r} that requests may name; `direct: true` opens one."
+        raise ModelNotFound(message, code="provider_not_found", param="provider")
+    request.model = f"{name}/{request.model}"
 
 
 _OWN_FIELDS = ("anthropic-beta",)
@@ -175,6 +197,8 @@ class ModelCall:
         request.request_id = self._request_id
         request.arrived_at_s = self._started_s
         request.client = client.name if client is not None else ""
+        if "provider" in request.body:
+            name_provider(request, generation.graph)
         resolved = self._resolve(request.model)
         route = resolved.route
         body = prepare_body(request, system_prompt=route.system_prompt, params=route.params)

@@ -35,6 +35,7 @@ class Call:
     answer_id: str = ""  # for answers without an id of their own, after `chatcmpl-`
     created_unix_s: int = 0  # for answers without a time of their own
     fields: Mapping[str, str] = field(default_factory=dict)  # header fields of the client that belong to its own dialect
+    input_bytes: int = 0  # of the conversation, set by `encode`: for usage that the upstream does not tell
     extra: Mapping[str, Any] = field(default_factory=dict)  # the provider's static body fields: merged in last, winning at leaves
 
 

@@ -11,9 +11,38 @@ from routerd.wire.openai_dialect import OpenAIDialect
 __all__ = ["make_dialect"]
 
 
+def _anthropic(_: Provider) -> Dialect:
+    from routerd.wire.anthropic import AnthropicDialect
+
+    return AnthropicDialect()
+
+
+def _gemini(_: Provider) -> Dialect:
+    from routerd.wire.gemini import GeminiDialect
+
+    return GeminiDialect()
+
+
+def _ollama(_: Provider) -> Dialect:
+    from routerd.wire.ollama import OllamaDialect
+
+    return OllamaDialect()
+
+
+def _template(provider: Provider) -> Dialect:
+    from routerd.wire.template import TemplateDialect
+
+    return TemplateDialect(provider)
+
+
+# What translates is imported by the first provider that speaks it: most workers need none of it.
 _MAKERS: Mapping[str, Callable[[Provider], Dialect]] = {
     "openai": OpenAIDialect,
     "simulator": OpenAIDialect,
+    "anthropic": _anthropic,
+    "gemini": _gemini,
+    "ollama": _ollama,
+    "template": _template,
 }
 
 

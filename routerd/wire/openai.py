@@ -87,6 +87,19 @@ def parse_request(body: bytes, operation: str, path: str) -> ModelRequest:
     )
 
 
+def take_provider(request: ModelRequest) -> str | None:
+    """Take out of the body the provider that a client names by a string; None: it names none. An object is OpenRouter's own."""
+    raw = request.body.get("provider")
+    if raw is None or bytes(memoryview(raw)[:1]) != b'"':
+        return None
+    try:
+        name = _decode_str(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadRequest("`provider` must be the name of a provider.", param="provider") from None
+    del request.body["provider"]
+    return name
+
+
 def _parse_object(body: bytes) -> dict[str, Any]:
     if not body.isascii():
         body = _checked_utf8(body)

@@ -12,6 +12,7 @@ from routerd.attempt.timer import Ticker
 from routerd.errors import UpstreamError
 from routerd.plan import Planned
 from routerd.upstream import Sink
+from routerd.wire.cold import ColdAnswers
 from routerd.wire.dialect import Encoded
 from routerd.wire.openai_dialect import OpenAIDialect
 
@@ -138,6 +139,7 @@ class ScriptedWire:
         self.ticker = script.ticker
         self.redaction = Redaction(planned.provider, planned.endpoint)
         self.dialect = OpenAIDialect(planned.provider)
+        self.cold = ColdAnswers.of(planned.provider)
 
     def simulate(self, path: str) -> Exchange:
         name = self._planned.endpoint.name

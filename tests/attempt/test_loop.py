@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts, backoff_s
+from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts
+from routerd.attempt.queue import backoff_s
 from routerd.errors import AttemptsExhausted, BadRequest, BudgetExceeded, Delivery, ErrorKind, RequestError, UpstreamError
-from routerd.graph import Auth, Backoff, Failover, Graph, Params, Retry, Route, Secret, Timeouts
+from routerd.graph import Auth, Backoff, ColdRule, ColdStart, Failover, Graph, Params, Retry, Route, Secret, Timeouts
 from routerd.health import Health, View
 from routerd.messages import ModelRequest, Usage
 from routerd.plan import Planned, RoutePlan
@@ -497,3 +498,84 @@ async def test_a_refused_stream_is_classified_as_its_status_says(talk: Make) -> 
     last = await t.fails()
     assert (last.kind, last.status, last.retry_after_s) == (ErrorKind.RATE_LIMITED, 429, 9.0)
     assert t.script.exchanges[0].calls == ["abort"]
+
+
+# ── models that are being loaded ──
+
+COLD = says(400, "the model is cold")
+
+
+def warming(**more: Any) -> Graph:
+    """A provider whose models have to be loaded, and one beside it."""
+    slowly = Backoff(first_s=5.0, factor=1.5, max_s=30.0, jitter_ratio=0.0)
+    cold = ColdStart(when=(ColdRule(status=400, body="cold"),), backoff=slowly, **more)
+    return graph(providers=(provider("a", cold_start=cold), provider("b")))
+
+
+async def test_a_cold_model_is_tried_again_by_its_own_schedule_until_it_is_warm(talk: Make) -> None:
+    t = talk(route("m", "a/x", failover=Failover(max_attempts=1)), {"a": [COLD] * 7 + [GOOD]}, known=warming())
+    assert (await t.attempts.run()).planned.endpoint.name == "a"
+    assert t.slept == [5.0, 7.5, 11.25, 16.875, 25.3125, 30.0, 30.0]
+    assert {(record.reason, record.result) for record in t.attempts.records[:-1]} == {("cold", "upstream_cold")}
+
+
+async def test_a_cold_model_is_no_fault_of_its_endpoint(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [says(400, "cold", wait("3")), GOOD]}, known=warming())
+    await t.attempts.run()
+    assert t.slept == [3.0]
+    assert not t.health.cooling("a", t.clock.now_s)
+
+
+async def test_a_model_that_stays_cold_ends_with_when_to_come_back(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [COLD] * 3}, known=warming(attempts=3))
+    last = await t.fails()
+    assert (last.kind, last.retry_after_s) == (ErrorKind.COLD, 11.25)
+    assert t.slept == [5.0, 7.5]
+    assert t.nothing_is_held()
+
+
+async def test_nobody_waits_for_a_cold_model_while_another_target_can_answer(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [COLD], "b": [GOOD]}, known=warming())
+    assert (await t.attempts.run()).planned.endpoint.name == "b"
+    assert t.slept == []
+
+
+async def test_a_client_waits_as_long_as_fail_over_after_allows_and_no_longer(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [COLD] * 3, "b": [GOOD]}, known=warming(fail_over_after_s=15.0))
+    assert (await t.attempts.run()).planned.endpoint.name == "b"
+    assert t.script.asked == ["a", "a", "a", "b"]
+    assert t.slept == [5.0, 7.5]
+
+
+async def test_a_cold_model_is_asked_again_when_the_others_have_failed(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y"), {"a": [COLD, GOOD], "b": [says(500)]}, known=warming())
+    assert (await t.attempts.run()).planned.endpoint.name == "a"
+    assert t.script.asked == ["a", "b", "a"]
+
+
+async def test_tries_at_a_cold_model_are_not_among_the_attempts(talk: Make) -> None:
+    asked = route("m", "a/x", "b/y", failover=Failover(max_attempts=2))
+    t = talk(asked, {"a": [COLD] * 4, "b": [GOOD]}, known=warming(attempts=4, fail_over_after_s=99.0))
+    assert (await t.attempts.run()).planned.endpoint.name == "b"
+    assert t.script.asked == ["a", "a", "a", "a", "b"]
+
+
+async def test_where_failover_does_not_name_cold_only_that_target_is_waited_for(talk: Make) -> None:
+    asked = route("m", "a/x", "b/y", failover=Failover(on=frozenset({"connect"})))
+    t = talk(asked, {"a": [COLD] * 2, "b": [GOOD]}, known=warming(attempts=2))
+    assert (await t.fails()).kind is ErrorKind.COLD
+    assert t.script.asked == ["a", "a"]
+
+
+async def test_no_wait_for_a_cold_model_passes_the_deadline(talk: Make) -> None:
+    t = talk(route("m", "a/x", failover=Failover(deadline_s=10.0)), {"a": [COLD] * 9}, known=warming())
+    assert (await t.fails()).kind is ErrorKind.COLD
+    assert t.slept == [5.0]
+
+
+async def test_an_error_event_in_front_of_a_stream_can_say_cold(talk: Make) -> None:
+    cold = streams(event({"error": {"message": "the model is cold", "code": "no_executor"}}))
+    good = streams(event(delta("Hi")), event(delta(finish="stop")), DONE)
+    t = talk(route("m", "a/x"), {"a": [cold, good]}, known=warming(), stream=True)
+    assert (await t.attempts.run()).planned.endpoint.name == "a"
+    assert t.slept == [5.0]

@@ -8,12 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from routerd.config import Loaded, render, schema_json
+from routerd.config.compile.template import _PLACEHOLDER, PLACES
+from routerd.config.compile.traits import CAPABLE
 from routerd.config.report import Report
 from routerd.config.source import Limits, parse, preset_names, preset_text
 from routerd.config.tree import Tree
 from routerd.errors import ConfigError
 from routerd.graph import Provider
 from routerd.wire import make_dialect
+from routerd.wire.template.request import _PLACES, PLACEHOLDER
 
 LoadText = Callable[..., Loaded]
 NAMES = preset_names()
@@ -125,3 +128,13 @@ def test_a_cold_start_without_a_schedule_has_the_usual_one(load_text: LoadText) 
     assert (cold.attempts, cold.fail_over_after_s) == (10, 0.0)
     waits = [min(cold.backoff.max_s, cold.backoff.first_s * cold.backoff.factor**n) for n in range(6)]
     assert waits == [5.0, 7.5, 11.25, 16.875, 25.3125, 30.0]
+
+
+def test_what_a_dialect_can_do_is_the_same_for_the_configuration_and_the_wire(load_text: LoadText) -> None:
+    for name, operations in CAPABLE.items():
+        block = ", template: {request: {}, response: {text: /a}}" if name == "template" else ""
+        found = provider(load_text, f"{{dialect: {name}, base_url: 'http://t'{block}}}")
+        speaker = make_dialect(found)
+        assert (speaker.name, speaker.operations, set(found.offers)) == (name, operations, set(operations))
+    assert set(PLACES) == set(_PLACES)
+    assert PLACEHOLDER.pattern == _PLACEHOLDER.pattern

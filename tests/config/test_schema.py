@@ -98,6 +98,11 @@ BASE: dict[str, Any] = {
     "providers": {
         "demo": {"dialect": "simulator"},
         "a": {"base_url": "http://a/v1", "api_key": "k"},
+        "t": {
+            "dialect": "template",
+            "base_url": "http://t",
+            "template": {"request": {}, "response": {"text": "/a"}, "stream": {"format": "sse", "text": "/a"}},
+        },
         "gpu": {"endpoints": [{"name": "g1", "url": "http://g1/v1"}, {"name": "g2", "url": "http://g2/v1"}]},
     },
     "models": {"m": {"chain": [{"provider": "gpu", "model": "x"}, {"any_of": [{"provider": "a", "model": "x"}, "demo/x"]}]}},
@@ -115,6 +120,10 @@ EXPECT = {
     "target": "gpu/x", "plan": ["gpu/x", ["a/x", "demo/x"]], "params": {"seed": 1}, "system_prompt": "x", "route": "m",
     "status": 200, "code": "model_not_found",
 }  # fmt: skip
+T = {"dialect": "template", "base_url": "http://t", "template": {"request": {}, "response": {"text": "/a"}}}
+RESPONSE, STREAM = ("providers", "t", "template", "response"), ("providers", "t", "template", "stream")
+POINTERS = ("text", "finish", "error", "input_tokens", "output_tokens")
+TEMPLATE = {"request": {"a": 1}, "path": "/x", "response": {"text": "/b"}, "stream": {"format": "raw"}}
 COLD = {"when": [{"status": 503}]}
 OAUTH = {"type": "oauth_client_credentials", "token_url": "http://login/token", "client_id": "c", "client_secret": "s"}
 QUIRKS = {
@@ -200,6 +209,13 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "cold_start.fail_over_after": {(*A, "cold_start"): {**COLD, "fail_over_after": "7s"}},
     "cold_rule.status": {(*A, "cold_start"): COLD},
     "cold_rule.body": {(*A, "cold_start"): {"when": [{"body": "cold"}]}},
+    "provider.template": {("providers", "new"): T},
+    **{f"template.{key}": {("providers", "t", "template", key): value} for key, value in TEMPLATE.items()},
+    **{f"template_response.{key}": {(*RESPONSE, key): "/other"} for key in POINTERS},
+    **{f"template_stream.{key}": {(*STREAM, key): "/other"} for key in POINTERS},
+    "template_stream.format": {(*STREAM, "format"): "ndjson"},
+    "template_stream.done": {(*STREAM, "done"): "END"},
+    "template_stream.end": {(*STREAM, "end"): "finish"},
     "provider.budgets": {(*A, "budgets"): ["b"]},
     "provider.direct": {(*A, "direct"): True},
     "provider.endpoints": {(*GPU, "endpoints"): [{"name": "g1", "url": "http://g1/v1"}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 import time
 from collections.abc import Callable
 
@@ -144,6 +145,19 @@ async def test_a_prompt_file_is_an_input_too(daemon: Start, upstream: Upstream) 
     await fetch(running, CHAT, ask())
     prompts = [request.json()["messages"][0]["content"] for request in upstream.requests]
     assert prompts == ["one", "two"]
+
+
+async def test_a_key_that_changes_in_its_file_is_used_at_once(daemon: Start, upstream: Upstream, tmp_path: pathlib.Path) -> None:
+    upstream.always(answers.reply())
+    key = tmp_path / "up.key"
+    key.write_text("sk-old\n")
+    running = daemon(routes(upstream).replace("auth: {type: none}", f"api_key: {{file: {key}}}"))
+    await served_by(running)
+    assert upstream.requests[-1].header("authorization") == "Bearer sk-old"
+    key.write_text("sk-new\n")
+    await running.generation(2)
+    await served_by(running)
+    assert upstream.requests[-1].header("authorization") == "Bearer sk-new"
 
 
 async def test_the_api_reloads_at_once_and_answers_with_the_problems(daemon: Start, upstream: Upstream) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from routerd.errors import BadRequest
 from routerd.graph import Clamp, Params, SystemPrompt
 from routerd.messages import ModelRequest
-from routerd.wire.openai import apply_params, encode_body, max_tokens_of, parse_request, prepare_body
+from routerd.wire.openai import apply_params, encode_body, max_tokens_of, parse_request, prepare_body, take_provider
 
 NO_PARAMS = Params()
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -414,3 +414,16 @@ def test_encoding_for_one_target_leaves_no_trace_for_the_next() -> None:
 def test_the_reservation_is_what_the_answer_may_have(fields: str, expected: int | None) -> None:
     body = f'{{"model":"m","messages":[{{"role":"user","content":"x"}}]{fields}}}'.encode()
     assert max_tokens_of(parse_request(body, "chat", "chat/completions").body) == expected
+
+
+# ── a provider that the client names ──
+
+
+def test_a_provider_named_by_a_string_is_taken_out_and_an_object_stays() -> None:
+    named = parse_request(b'{"model":"m","messages":[{}],"provider":"pk"}', "chat", "chat/completions")
+    assert take_provider(named) == "pk"
+    assert "provider" not in named.body
+    for value in (b'{"sort":"price"}', b"null", b"5", b"[]"):
+        other = parse_request(b'{"model":"m","messages":[{}],"provider":' + value + b"}", "chat", "chat/completions")
+        assert take_provider(other) is None
+        assert bytes(other.body["provider"]) == value

@@ -21,16 +21,16 @@ _FRAMING = frozenset({"connection", "content-length", "host", "keep-alive", "te"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
-def base_url(build: Build, path: Path, text: str) -> str:
-    """Return the URL without a slash at its end; complain if it is none to build on."""
-    wrong, hint = _url_fault(text)
+def base_url(build: Build, path: Path, text: str, *, whole: bool = False) -> str:
+    """Return the URL without a slash at its end; complain if it is none to build on. `whole`: nothing is added to it."""
+    wrong, hint = _url_fault(text, whole=whole)
     if wrong:
         build.error(path, "bad-url", wrong, hint)
     scheme, _, rest = text.partition("://")
     return f"{scheme.lower()}://{rest.rstrip('/')}"
 
 
-def _url_fault(text: str) -> tuple[str, str]:
+def _url_fault(text: str, *, whole: bool) -> tuple[str, str]:
     found = _URL.fullmatch(text)
     if found is None:
         return "a base URL begins with http:// or https://", "for example https://api.example.com/v1"
@@ -45,7 +45,7 @@ def _url_fault(text: str) -> tuple[str, str]:
         return "a base URL must not have a query or fragment", "for a credential use `auth: {type: query, name: ...}`"
     if not _URL_PATH.fullmatch(path):
         return "the path of the base URL has characters that need percent-encoding", ""
-    if path.rstrip("/").endswith(("/chat/completions", "/completions", "/embeddings")):
+    if not whole and path.rstrip("/").endswith(("/chat/completions", "/completions", "/embeddings")):
         return "a base URL ends before the operation", "write it up to /v1; routerd adds /chat/completions"
     return "", ""
 

@@ -8,6 +8,7 @@ from typing import Any
 from routerd.config.compile import fields, http, oauth, traits
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
+from routerd.config.compile.template import template
 from routerd.config.tree import Path
 from routerd.graph import (
     Auth,
@@ -77,7 +78,7 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         direct=body.get("direct", False),
         balance=Balance(body.get("balance", "round_robin")),
         budgets=build.names((*path, "budgets"), body.get("budgets", ()), "budgets"),
-        offers=traits.offers(build, path, body),
+        offers=traits.offers(build, path, body, dialect),
         model_suffix=body.get("model_suffix", ""),
         quirks=traits.quirks(body),
         cold_start=traits.cold_start(build, path, body),
@@ -86,6 +87,7 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         slow_start_s=_slow_start_s(build, path, body),
         probe=_probe(build, (*path, "health"), body["health"], dialect) if "health" in body else None,
         load=_load(build, (*path, "load"), body["load"]) if "load" in body else None,
+        template=template(build, path, body) if dialect == "template" else None,
         timeouts=fields.timeouts(build, defaults.timeouts, overrides),
         retry=defaults.retry,
         failover=defaults.failover,
@@ -101,6 +103,11 @@ def _misplaced(build: Build, path: Path, body: Mapping[str, Any], dialect: str) 
                 build.error((*path, key), "conflicting-keys", f"the simulator has no {key}", "remove one of the two", at_key=True)
     elif "simulator" in body:
         build.error((*path, "simulator"), "conflicting-keys", "needs `dialect: simulator`", "add it, or remove this", at_key=True)
+    if "template" in body and dialect != "template":
+        build.error((*path, "template"), "conflicting-keys", "needs `dialect: template`", "add it, or remove this", at_key=True)
+    if dialect != "openai" and dialect != "simulator" and "quirks" in body:
+        message = "`quirks` are deviations from OpenAI's API: `dialect: openai` has them"
+        build.error((*path, "quirks"), "conflicting-keys", message, "remove one of the two", at_key=True)
     if "balance" in body and dialect != "simulator" and "endpoints" not in body:
         build.error((*path, "balance"), "conflicting-keys", "there is one endpoint only: nothing to balance", at_key=True)
 
@@ -159,7 +166,8 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
             hint = "for example `base_url: https://api.example.com/v1`"
             build.error(path, "no-endpoint", "a provider needs a base_url or endpoints", hint, at_key=True)
             return ()
-        return (Endpoint(name=provider, provider=provider, url=http.base_url(build, (*path, "base_url"), body["base_url"])),)
+        url = http.base_url(build, (*path, "base_url"), body["base_url"], whole=dialect == "template")
+        return (Endpoint(name=provider, provider=provider, url=url),)
     if "base_url" in body:
         message = "`endpoints` have URLs of their own"
         build.error((*path, "base_url"), "conflicting-keys", message, "keep one of the two", at_key=True)
@@ -170,7 +178,7 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
             Endpoint(
                 name=one["name"],
                 provider=provider,
-                url=http.base_url(build, (*here, "url"), one["url"]),
+                url=http.base_url(build, (*here, "url"), one["url"], whole=dialect == "template"),
                 weight=int(one.get("weight", 1)),
                 max_concurrent=int(one["max_concurrent"]) if "max_concurrent" in one else None,
                 labels=dict(one.get("labels", {})),

@@ -28,16 +28,31 @@ def quirks(body: Mapping[str, Any]) -> Quirks:
     return Quirks(**plain)
 
 
-def offers(build: Build, path: Path, body: Mapping[str, Any]) -> dict[str, str]:
-    """Return operation -> path, without a slash in front."""
+# What dialects that translate can express (`operations` of each in `wire`); OpenAI's is not bounded here.
+CAPABLE: Mapping[str, frozenset[str]] = {
+    "anthropic": frozenset({"chat"}),
+    "gemini": frozenset({"chat", "completion", "embedding"}),
+    "ollama": frozenset({"chat", "completion", "embedding"}),
+    "template": frozenset({"chat", "completion"}),
+}
+_NATIVE = frozenset({"message", "model", "file", "tokenize"})  # asked of a provider in its own words, never translated
+
+
+def offers(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> dict[str, str]:
+    """Return operation -> path, without a slash in front; for a dialect that cannot express everything never empty."""
     out = {}
+    capable = CAPABLE.get(dialect)
     for operation, where in body.get("offers", {}).items():
         if operation.startswith("x-"):
             continue
         out[operation] = where.strip("/")
         if not out[operation]:
             build.error((*path, "offers", operation), "bad-value", "a path is empty", "for example `chat: chat/completions`")
-    return out
+        elif capable is not None and operation not in capable | _NATIVE:
+            message = f"`dialect: {dialect}` has no words for {operation}"
+            hint = f"it can do {' and '.join(sorted(capable))}"
+            build.error((*path, "offers", operation), "conflicting-keys", message, hint, at_key=True)
+    return out or dict.fromkeys(sorted(capable or ()), "")
 
 
 def with_foreign(providers: Mapping[str, Provider]) -> dict[str, Provider]:
