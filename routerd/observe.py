@@ -120,6 +120,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "routerd_config_detect_to_serve_seconds": Family(
             "histogram", "Time from the first look that saw a change until all workers serve it.", (), _RELOAD_S
         ),
+        "routerd_discovery_models": Family("gauge", "Models of a provider that are offered.", ("provider",)),
+        "routerd_discovery_last_success_timestamp_seconds": Family(
+            "gauge", "When a provider's list of models last came.", ("provider",)
+        ),
+        "routerd_discovery_failures_total": Family("counter", "Questions for models that failed.", ("provider",)),
         "routerd_worker_up": Family("gauge", "1 when the worker serves.", ("worker",)),
         "routerd_worker_restarts_total": Family("counter", "Times the worker was started again.", ("worker",)),
         "routerd_event_loop_lag_seconds": Family(

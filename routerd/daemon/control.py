@@ -96,7 +96,7 @@ class Control:
             looked=self._looked,
             failed=metrics.counter("routerd_config_watch_errors_total").inc,
         )
-        self.errands = Errands(crew)
+        self.errands = Errands(crew, metrics, settings.state_dir)
         steps = Steps(load=self._load, gate=self._gate, compare=changes_in_words, publish=self._publish)
         teller = Teller(metrics, partial(report, stream=sys.stderr))
         self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)

@@ -66,6 +66,7 @@ class ControlRoom:
             "listen": str(control.settings.listen),
             "models": len(serving.models) if serving else 0,
             "disabled": dict(serving.disabled) if serving else {},
+            "discovery": self._control.errands.discovery.status(),
             "endpoints": control.vitals.status(),
             "last_reload": last.as_json() if last else None,
             "last_good": control.keeper.as_json(),

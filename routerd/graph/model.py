@@ -221,6 +221,15 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Discover:
+    """How the list of a provider's models is got, and what of it is offered: ids that `include` matches; `*` is anything."""
+
+    every_s: float = 300.0
+    include: tuple[str, ...] = ("*",)
+    chat_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
 
@@ -243,6 +252,7 @@ class Provider:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a credential
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     direct: bool = False
+    discover: Discover | None = None
     balance: Balance = Balance.ROUND_ROBIN
     budgets: tuple[str, ...] = ()
     offers: Mapping[str, str] = field(default_factory=dict)  # operation -> path below the URL; empty: all that the dialect can

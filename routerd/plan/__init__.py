@@ -15,11 +15,14 @@ Cost and concurrency
 """
 
 from routerd.plan.affinity import affinity_key
+from routerd.plan.discovered import ModelNews, found_names
 from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
 
 __all__ = [
+    "ModelNews",
+    "found_names",
     "Explanation",
     "HealthView",
     "Planned",

@@ -120,6 +120,13 @@ class Resolver:
         """Return the route to one provider, whatever other names there are; the caller has seen that it is `direct`."""
         return Resolved(self._direct_route(provider), (model,), "direct")
 
+    def pattern_of(self, name: str) -> str | None:
+        """Return the name of the enabled pattern that takes a name, and remember nothing."""
+        if self._patterns is None:
+            self._patterns = PatternIndex(self._graph.patterns)
+        found = self._patterns.find(name)
+        return found[0].name if found is not None and found[0].enabled else None
+
     def warm(self) -> None:
         """Build what the first unknown name would have to wait for: about 2 us a pattern and a name."""
         if self._patterns is None:

@@ -25,6 +25,7 @@ from routerd.errors import ConfigError, MethodNotAllowed, NotFound, NotReady, Pr
 from routerd.graph import Cors, Graph
 from routerd.health import Health
 from routerd.observe import AccessRecord, Metrics
+from routerd.plan import ModelNews
 from routerd.policy import Counters
 from routerd.server.admission import Remote
 from routerd.server.chat import ModelCall
@@ -111,6 +112,8 @@ class Gateway:
         """Take what control found out for all workers."""
         if isinstance(news, TokenNews):
             self._shared.tokens.take(news)
+        elif isinstance(news, ModelNews):
+            self._shared.found = {**self._shared.found, news.provider: news.ids}
 
     def generations(self) -> dict[int, int]:
         """Return the requests in flight of every generation that is still in use."""
@@ -215,7 +218,7 @@ class Gateway:
             if method not in ("GET", "HEAD"):
                 raise _not_allowed(method, "GET, HEAD")
             if path in LISTS:
-                return list_models(generation, request, fields, self._started_unix_s)
+                return list_models(generation, request, fields, self._shared.found, self._started_unix_s)
             name = unquote(path.partition("/models/")[2])
             return one_model(generation, request, fields, name, self._started_unix_s)
         if path == "/health":

@@ -41,6 +41,7 @@ class Generation:
         "has_provider_budgets",
         "health",
         "inflight",
+        "lists",
         "number",
         "resolver",
     )
@@ -61,6 +62,7 @@ class Generation:
         self._shared = shared
         self._lanes: dict[str, Lane] = {}
         self.charges: dict[bytes, Charge] = {}  # every one that was charged, by key
+        self.lists: dict[object, tuple[object, bytes]] = {}  # what server.models has encoded
         self._bills: dict[tuple[str, ...], Bill] = {}
         self._provider_bills: dict[tuple[str, str, int, str], Bill] = {}
         self._dearest: dict[str, Price | None] = {}

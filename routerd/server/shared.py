@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,6 +54,7 @@ class Shared:
     notice: Callable[[str, dict[str, Any]], None]  # tells control of an event: its kind and plain fields
     ticker: Ticker
     tokens: Tokens
+    found: Mapping[str, str | None] = field(default_factory=dict)  # provider -> its models; another mapping at each news
     remote: Remote | None = None
     streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops

@@ -93,3 +93,15 @@ def test_a_client_pattern_that_matches_nothing_is_a_warning(load_text: LoadText,
     )
     found = [problem.code for problem in load_text(doc).warnings]
     assert found == (["unused-pattern"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "models", "warned"),
+    [("", "m", True), (", direct: true", "m", False),
+     ("", "up/*", False), ("", "*/x", False), ("", "v*", True), ("", "u*", False)],
+)  # fmt: skip
+def test_models_that_are_found_and_cannot_be_asked_for_are_a_warning(
+    load_text: LoadText, more: str, models: str, warned: bool
+) -> None:
+    doc = HEAD + f"  up: {{base_url: 'http://a/v1', discover: true{more}}}\nmodels: {{'{models}': {{chain: [demo/x]}}}}\n"
+    assert [problem.code for problem in load_text(doc).warnings] == (["unreachable"] if warned else [])

@@ -125,6 +125,7 @@ RESPONSE, STREAM = ("providers", "t", "template", "response"), ("providers", "t"
 POINTERS = ("text", "finish", "error", "input_tokens", "output_tokens")
 TEMPLATE = {"request": {"a": 1}, "path": "/x", "response": {"text": "/b"}, "stream": {"format": "raw"}}
 COLD = {"when": [{"status": 503}]}
+DISCOVER = {"every": "7m", "include": ["x-*"], "chat_only": True}
 OAUTH = {"type": "oauth_client_credentials", "token_url": "http://login/token", "client_id": "c", "client_secret": "s"}
 QUIRKS = {
     "developer_role": "system",
@@ -218,6 +219,8 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "template_stream.end": {(*STREAM, "end"): "finish"},
     "provider.budgets": {(*A, "budgets"): ["b"]},
     "provider.direct": {(*A, "direct"): True},
+    "provider.discover": {(*A, "discover"): True},
+    **{f"discover.{key}": {(*A, "discover"): {key: value}} for key, value in DISCOVER.items()},
     "provider.endpoints": {(*GPU, "endpoints"): [{"name": "g1", "url": "http://g1/v1"}]},
     "provider.balance": {(*GPU, "balance"): "least_busy"},
     "provider.breaker": {(*A, "breaker"): {"min_requests": 7}},
@@ -330,6 +333,7 @@ def graph_of(load_text: LoadText, tmp_path: pathlib.Path) -> Callable[[dict[str,
 
 
 TESTS = ("test.", "given.", "expect.")
+DISCOVER_KEYS = ("discover.every", "discover.include", "discover.chat_only")
 OAUTH_KEYS = ("auth.token_url", "auth.client_id", "auth.client_secret", "auth.scope", "auth.body")
 
 
@@ -342,6 +346,8 @@ def test_a_key_that_is_accepted_changes_the_graph(graph_of: Callable[[dict[str, 
     without_it = changed(CHANGES["top.tests"]) if name.startswith(TESTS) else BASE
     if name in OAUTH_KEYS:
         without_it = changed({(*A, "api_key"): DROP, (*A, "auth"): OAUTH})
+    if name in DISCOVER_KEYS:
+        without_it = changed({(*A, "discover"): True})
     assert graph_of(changed(CHANGES[name])) != graph_of(without_it)
 
 

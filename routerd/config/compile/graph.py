@@ -10,7 +10,7 @@ from routerd.config.compile.budgets import check_prices, compile_budgets
 from routerd.config.compile.clients import compile_clients
 from routerd.config.compile.context import Build
 from routerd.config.compile.digest import digest
-from routerd.config.compile.names import check_clients, check_reachable, compile_aliases, in_precedence
+from routerd.config.compile.names import check_clients, check_found, check_reachable, compile_aliases, in_precedence
 from routerd.config.compile.providers import Defaults, compile_providers
 from routerd.config.compile.routes import compile_routes
 from routerd.config.compile.units import size_bytes
@@ -26,6 +26,7 @@ def compile_graph(build: Build) -> Graph:
     aliases = compile_aliases(build, routes)
     patterns = in_precedence(routes)
     check_reachable(build, patterns, providers)
+    check_found(build, patterns, providers)
     budgets = compile_budgets(build)
     clients, disabled = compile_clients(build)
     direct = [f"{name}/*" for name, provider in providers.items() if provider.direct]

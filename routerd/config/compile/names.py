@@ -8,7 +8,7 @@ are the same in the same order, and only patterns with equal literals have to be
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from routerd.config.compile.context import Build
 from routerd.config.tree import Path
@@ -178,3 +178,13 @@ def _common(a: str, b: str) -> bool:
     if a == "?":
         return b != "/"
     return b == "?" and a != "/"
+
+
+def check_found(build: Build, patterns: Sequence[Route], providers: Mapping[str, Provider]) -> None:
+    """Warn of a provider whose models are looked for although no client can ask for them."""
+    for name, provider in providers.items():
+        if provider.discover is None or provider.direct:
+            continue
+        if not any(route.pattern is not None and overlap(route.pattern.text, f"{name}/*") for route in patterns):
+            message = f"no client can ask for {name}/<id>: none of its models is listed"
+            build.warn(("providers", name, "discover"), "unreachable", message, "say `direct: true` as well", at_key=True)

@@ -76,6 +76,7 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         headers=http.headers(build, (*path, "headers"), body.get("headers", {}), in_header),
         body=dict(body.get("body", {})),
         direct=body.get("direct", False),
+        discover=traits.discover(build, path, body, dialect),
         balance=Balance(body.get("balance", "round_robin")),
         budgets=build.names((*path, "budgets"), body.get("budgets", ()), "budgets"),
         offers=traits.offers(build, path, body, dialect),

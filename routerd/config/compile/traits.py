@@ -14,10 +14,11 @@ from typing import Any
 from routerd.config.compile import fields
 from routerd.config.compile.context import Build
 from routerd.config.tree import Path
-from routerd.graph import Backoff, ColdRule, ColdStart, Provider, Quirks
+from routerd.graph import Backoff, ColdRule, ColdStart, Discover, Provider, Quirks
 
 # Featherless and HuggingFace load a model in half a minute to several: 5, 7.5, 11 ... 30 s between ten tries is 3.5 minutes.
 _COLD = ColdStart(when=(), backoff=Backoff(first_s=5.0, factor=1.5, max_s=30.0, jitter_ratio=0.0))
+SHORTEST_DISCOVERY_S = 1.0
 _UNBOUNDED = re._constants.MAXREPEAT  # type: ignore[attr-defined]
 
 
@@ -53,6 +54,27 @@ def offers(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> d
             hint = f"it can do {' and '.join(sorted(capable))}"
             build.error((*path, "offers", operation), "conflicting-keys", message, hint, at_key=True)
     return out or dict.fromkeys(sorted(capable or ()), "")
+
+
+def discover(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> Discover | None:
+    """Compile `discover`: a mapping, or `true` for all defaults."""
+    spec = body.get("discover", False)
+    if spec is False:
+        return None
+    path = (*path, "discover")
+    if dialect in ("simulator", "template"):
+        build.error(path, "conflicting-keys", f"`dialect: {dialect}` has no list of models", "remove it", at_key=True)
+    elif body.get("offers") and "model" not in body["offers"]:
+        hint = "add `model: models` to its `offers`, or remove this"
+        build.error(path, "not-offered", "the provider does not offer a list of models", hint, at_key=True)
+    plain, given = Discover(), spec if isinstance(spec, Mapping) else {}
+    every_s = plain.every_s
+    if "every" in given:
+        every_s = build.seconds((*path, "every"), given["every"]) or plain.every_s
+        if every_s < SHORTEST_DISCOVERY_S:
+            build.error((*path, "every"), "out-of-range", f"a list is asked for every {SHORTEST_DISCOVERY_S:g}s at most")
+    include = tuple(given["include"]) if "include" in given else plain.include
+    return Discover(every_s=every_s, include=include, chat_only=given.get("chat_only", False))
 
 
 def with_foreign(providers: Mapping[str, Provider]) -> dict[str, Provider]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from routerd.daemon.channel import WantToken
+from routerd.daemon.outside.discovery import Discovery
 from routerd.daemon.outside.session import Outside
 from routerd.daemon.outside.tokens import TokenKeeper
 from routerd.graph import Provider
+from routerd.observe import Metrics
 
 __all__ = ["Errands"]
 
@@ -26,19 +29,22 @@ class Workers(Protocol):
 
 
 class Errands:
-    """Tokens, and the client that gets them."""
+    """Tokens, lists of models, and the client that gets them."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, metrics: Metrics, state_dir: Path | None) -> None:
         self._outside = Outside()
         self.tokens = TokenKeeper(self._outside, workers.tell, workers.untell)
+        self.discovery = Discovery(self._outside, self.tokens, workers.tell, workers.untell, metrics, state_dir)
         workers.wanted = lambda message: self.tokens.want(message.source, message.refused)
 
     def follow(self, providers: Mapping[str, Provider]) -> None:
         """Get what these providers need, and nothing for others any more."""
         used = [provider for provider in providers.values() if not provider.disabled]
         self.tokens.follow(provider.auth.oauth for provider in used if provider.auth.oauth is not None)
+        self.discovery.follow(used)
 
     async def close(self) -> None:
         """Stop."""
+        await self.discovery.close()
         await self.tokens.close()
         await self._outside.close()
