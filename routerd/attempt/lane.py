@@ -209,7 +209,7 @@ class Lane:
         self.plan = RoutePlan(graph, route)
         self._surroundings = surroundings
         self._metrics = metrics
-        self._wires: list[Wire | None] = [None] * len(self.plan.entries)
+        self._wires: list[Wire | None] = [None] * len(self.plan.every)
         self._attempts: dict[tuple[str, str], Cell] = {}
 
     def wire(self, planned: Planned) -> Wire:

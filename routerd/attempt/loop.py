@@ -76,6 +76,7 @@ class Attempts:
     now_unix: Callable[[], float]
     client_dialect: ClientDialect | None = None
     passing: Passing | None = None  # the request is passed on as it came, with this
+    overflow: Callable[[], Sequence[Planned]] | None = None  # the plan for a prompt that is too long
     timed: bool = False  # some group of the route balances by latency
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
@@ -89,7 +90,7 @@ class Attempts:
         route = self.lane.route
         deadline_s = route.failover.deadline_s
         deadline_at_s = self.request.arrived_at_s + deadline_s if deadline_s is not None else float("inf")
-        queue = Queue(self.plan, route, self.rng)
+        queue = Queue(self.plan, route, self.rng, self.overflow)
         last: UpstreamError | None = None
         refused: RequestError | None = None
         while len(self.records) - queue.uncounted < route.failover.max_attempts and self.now() < deadline_at_s:

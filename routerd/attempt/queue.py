@@ -3,16 +3,18 @@
 After a failed attempt, in the order of the code:
  1. a model that is being loaded (kind COLD at a provider with `cold_start`) is tried again there by that schedule, which no
     `retry` or `max_attempts` counts. While another target is untried the client waits for it no longer than `fail_over_after`;
- 2. the verdict is to give up (the client's own fault, or a kind that `failover.on` does not name): that is the answer;
- 3. a target of the plan was not tried yet: go there at once, nobody sleeps while another target can answer;
- 4. a target may be tried again by its route's `retry`: the earliest of them is next (Retry-After, else backoff), unless that
+ 2. the prompt is too long, and the route has a chain for that (`failover.context_overflow`): its targets take the place of all
+    others, once, within the same `max_attempts` and deadline;
+ 3. the verdict is to give up (the client's own fault, or a kind that `failover.on` does not name): that is the answer;
+ 4. a target of the plan was not tried yet: go there at once, nobody sleeps while another target can answer;
+ 5. a target may be tried again by its route's `retry`: the earliest of them is next (Retry-After, else backoff), unless that
     passes the time it has.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from routerd.attempt.verdict import Verdict, judge
@@ -33,10 +35,13 @@ class Next(NamedTuple):
 class Queue:
     """The targets of one request."""
 
-    __slots__ = ("_again", "_cold", "_patient", "_rng", "_route", "_tries", "_untried", "uncounted")
+    __slots__ = ("_again", "_cold", "_overflow", "_patient", "_rng", "_route", "_tries", "_untried", "uncounted")
 
-    def __init__(self, plan: Sequence[Planned], route: Route, rng: random.Random) -> None:
+    def __init__(
+        self, plan: Sequence[Planned], route: Route, rng: random.Random, overflow: Callable[[], Sequence[Planned]] | None = None
+    ) -> None:
         self._untried = list(reversed(plan))
+        self._overflow = overflow
         self._route = route
         self._rng = rng
         self._again: list[Next] = []
@@ -63,6 +68,8 @@ class Queue:
         cold = planned.provider.cold_start
         if error.kind is ErrorKind.COLD and cold is not None:
             return self._is_cold(planned, cold, error, (now_s, until_s))
+        if error.kind is ErrorKind.CONTEXT_LENGTH and self._overflow is not None:
+            return self._overflows(self._overflow)
         verdict = judge(error.kind, self._route.failover)
         if verdict is Verdict.GIVE_UP:
             return False
@@ -73,6 +80,12 @@ class Queue:
             if at_s < until_s:
                 self._again.append(Next(planned, at_s))
         return True
+
+    def _overflows(self, plan: Callable[[], Sequence[Planned]]) -> bool:
+        self._overflow = None
+        self._untried = list(reversed(plan()))
+        self._again.clear()
+        return bool(self._untried)
 
     def _is_cold(self, planned: Planned, cold: ColdStart, error: UpstreamError, times: tuple[float, float]) -> bool:
         now_s, until_s = times

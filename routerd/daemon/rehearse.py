@@ -111,7 +111,7 @@ class Stage:
         need = _need_of(request, body)
         asked = charges(self.graph, client=client, route=route, captured_model=question.model)
         compiled = RoutePlan(self.graph, route)
-        price = dearest(planned.target.price for planned in compiled.entries)
+        price = dearest(planned.target.price for planned in compiled.every)
         reserve(_Used(question.used), Bill(asked), need(price), 0.0)
         order = compiled.order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0)
         rungs = [Rung(planned, _step(route, planned)) for planned in order if planned.endpoint.name not in question.down]

@@ -350,10 +350,14 @@ class Failover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A public model name (or pattern), its policy and its chain."""
+    """A public model name (or pattern), its policy and its chain.
+
+    `overflow` is the chain of `failover.context_overflow`: it replaces the rest of `chain` when a prompt is too long for it.
+    """
 
     name: str
     chain: tuple[Step, ...]
+    overflow: tuple[Step, ...] = ()
     pattern: Pattern | None = None
     description: str = ""
     aliases: tuple[str, ...] = ()

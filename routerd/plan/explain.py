@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -64,6 +65,7 @@ class Explanation:
     retry: tuple[Setting, ...]
     params: tuple[Setting, ...]  # of the route: kind.name
     targets: tuple[TargetLine, ...]  # in the order of trying, then the skipped ones
+    overflow: tuple[TargetLine, ...]  # those for a prompt that is too long for the others
     budgets: tuple[str, ...]  # names: of the client, then of the route
 
 
@@ -124,13 +126,10 @@ def explain(
     plan = RoutePlan(graph, route)
     writer = _Lines(route, resolved.captured, resolved.via, origins or {}, view, now_s)
     planned = plan.order(resolved.captured, view, random.Random(0), now_s, operation)
-    lines = [writer.planned(entry, place) for place, entry in enumerate(planned, start=1)]
-    in_plan = {entry.index for entry in planned}
-    gone = (entry for entry in plan.entries if entry.index not in in_plan and offers(entry.provider, operation))
-    lines += [writer.planned(entry, 0) for entry in gone]
-    lines += [writer.skipped(skip.target, skip.reason) for skip in plan.skipped]
-    unable = {id(entry.target): entry for entry in plan.entries if not offers(entry.provider, operation)}
-    lines += [writer.skipped(e.target, f"provider '{e.provider.name}' does not offer {operation}") for e in unable.values()]
+    lines, overflow = _listed(writer, plan, planned, operation), []
+    if plan.overflow is not None:
+        instead = plan.order_overflow(resolved.captured, view, random.Random(0), now_s, operation)
+        overflow = _listed(writer.of_overflow(), plan.overflow, instead, operation)
     return Explanation(
         asked=model,
         client=client.name if client else None,
@@ -145,8 +144,21 @@ def explain(
         retry=writer.settings("retry", route.retry),
         params=writer.params(route.params, f"{writer.path}.params"),
         targets=tuple(lines),
+        overflow=tuple(overflow),
         budgets=(*(client.budgets if client else ()), *route.budgets),
     )
+
+
+def _listed(writer: _Lines, plan: RoutePlan, planned: Sequence[Planned], operation: str) -> list[TargetLine]:
+    """Describe the targets of a chain: in the order of trying, then those that are not tried."""
+    lines = [writer.planned(entry, place) for place, entry in enumerate(planned, start=1)]
+    tried = {(id(entry.target), entry.endpoint.name) for entry in planned}
+    left = [entry for entry in plan.entries if (id(entry.target), entry.endpoint.name) not in tried]
+    lines += [writer.planned(entry, 0) for entry in left if offers(entry.provider, operation)]
+    lines += [writer.skipped(skip.target, skip.reason) for skip in plan.skipped]
+    unable = {id(entry.target): entry for entry in left if not offers(entry.provider, operation)}
+    lines += [writer.skipped(e.target, f"provider '{e.provider.name}' does not offer {operation}") for e in unable.values()]
+    return lines
 
 
 class _Lines:
@@ -161,6 +173,16 @@ class _Lines:
         self._origins = origins
         self._view = view
         self._now_s = now_s
+        self._chain = route.chain
+        self._chain_path = f"{self.path}.chain"
+
+    def of_overflow(self) -> _Lines:
+        """Return a writer of the chain for prompts that are too long: the model's own, or that of the defaults."""
+        found = copy(self)
+        found._chain = self._route.overflow
+        own = f"{self.path}.failover.context_overflow"
+        found._chain_path = own if f"{own}[0]" in self._origins else "defaults.failover.context_overflow"
+        return found
 
     def origin(self, *paths: str) -> str:
         """Return where the first of these paths that stands in the file was written, or nothing."""
@@ -209,7 +231,7 @@ class _Lines:
         self, target: Target, label: str, endpoint: str, position: int, why: list[str], rank: str = ""
     ) -> TargetLine:
         number, step = self._step(target)
-        link = f"{self.path}.chain[{number}]"
+        link = f"{self._chain_path}[{number}]"
         member = next(i for i, one in enumerate(step.targets) if one is target)
         path = f"{link}.any_of[{member}]" if f"{link}.any_of" in self._origins else link
         own = self.params(target.params, f"{path}.params")
@@ -229,7 +251,7 @@ class _Lines:
         )
 
     def _step(self, target: Target) -> tuple[int, Step]:
-        return next((i, step) for i, step in enumerate(self._route.chain) if any(one is target for one in step.targets))
+        return next((i, step) for i, step in enumerate(self._chain) if any(one is target for one in step.targets))
 
     def _sharing(self, entry: Planned) -> list[str]:
         """Say how the target and the endpoint came to be where they are among their equals."""

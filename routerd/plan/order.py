@@ -6,13 +6,14 @@ bad, the least bad is still tried. Balancing looks only at what is usable, so th
 An endpoint that comes back is drawn for: a half-open breaker counts as open for all but a growing share of the requests, and
 one that starts slowly is the last of its group for all but such a share.
 What a provider does not offer (embeddings, images) is not asked of it: its entries are left out of that request's plan.
+The chain for prompts that are too long is a plan of its own, asked for only when it is needed; its entries are numbered on.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from routerd.errors import BadRequest
@@ -43,7 +44,7 @@ class HealthView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One place to try. `model` is the upstream's name for it; `index` its place in `RoutePlan.entries`."""
+    """One place to try. `model` is the upstream's name for it; `index` its place in `RoutePlan.every`."""
 
     target: Target
     provider: Provider
@@ -115,6 +116,7 @@ class RoutePlan:
     """The compiled chain of one route. Belongs to one generation and one thread (rotations remember their turn).
 
     `needs_key`: some group wants to know what belongs together; `needs_latency`: some group wants latencies to be measured.
+    `overflow`: the plan for prompts that are too long, or None; `every`: the entries of both.
     """
 
     __slots__ = (
@@ -127,8 +129,10 @@ class RoutePlan:
         "_templated",
         "_watched",
         "entries",
+        "every",
         "needs_key",
         "needs_latency",
+        "overflow",
         "route",
         "skipped",
     )
@@ -154,8 +158,13 @@ class RoutePlan:
         self._names = tuple(planned.endpoint.name for planned in entries)
         self._watched = tuple((planned.endpoint.name, planned.endpoint.max_concurrent) for planned in entries)
         groups = [group for places, group in self._steps for group in (group, *(place.group for place in places))]
-        self.needs_key = any(group.needs_key for group in groups)
-        self.needs_latency = any(group.needs_latency for group in groups)
+        more = RoutePlan(graph, replace(route, chain=route.overflow, overflow=())) if route.overflow else None
+        self.overflow: RoutePlan | None = more
+        self.every: tuple[Planned, ...] = self.entries
+        if more is not None:
+            self.every += tuple(replace(entry, index=len(entries) + entry.index) for entry in more.entries)
+        self.needs_key: bool = any(group.needs_key for group in groups) or (more is not None and more.needs_key)
+        self.needs_latency: bool = any(group.needs_latency for group in groups) or (more is not None and more.needs_latency)
 
     def order(
         self,
@@ -193,6 +202,24 @@ class RoutePlan:
         if self._templated and captured:
             return [_filled(entry, captured) for entry in planned]
         return planned
+
+    def order_overflow(
+        self,
+        captured: tuple[str, ...],
+        health: HealthView,
+        rng: random.Random,
+        now_s: float,
+        operation: str = "chat",
+        key: int = 0,
+    ) -> Sequence[Planned]:
+        """Return the order for a prompt that is too long; nobody where there is no such chain, or none offers `operation`."""
+        if self.overflow is None:
+            return ()
+        try:
+            planned = self.overflow.order(captured, health, rng, now_s, operation, key)
+        except BadRequest:
+            return ()
+        return [replace(entry, index=len(self.entries) + entry.index) for entry in planned]
 
     def _able(self, operation: str) -> frozenset[int]:
         """Return the numbers of the entries that offer an operation."""

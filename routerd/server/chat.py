@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -29,7 +30,7 @@ from routerd.errors import (
 from routerd.graph import Client, Graph, Provider
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
-from routerd.plan import Planned, Resolved, affinity_key
+from routerd.plan import Planned, Resolved, RoutePlan, affinity_key
 from routerd.policy import NOTHING, Lease, allowed, estimate, spent
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
@@ -249,6 +250,7 @@ class ModelCall:
             now_unix=time.time,
             client_dialect=self._client_dialect,
             passing=passing,
+            overflow=partial(self._overflow, lane, resolved.captured) if lane.plan.overflow is not None else None,
             timed=lane.plan.needs_latency,
         )
         self._shared.before_upstream.observe(time.monotonic() - self._started_s - waited_s)
@@ -256,16 +258,27 @@ class ModelCall:
 
     def _planned_for(self, lane: Lane, captured: tuple[str, ...], now_s: float) -> Sequence[Planned]:
         """Return the targets in the order to try them. Raises NoTarget when not one is left."""
-        plan, key = lane.plan, 0
-        if plan.needs_key and self._wire is not None:
-            key = affinity_key(self._request.headers.get("x-session-id"), self._wire.body)
-        # What is below /providers/{provider}/ is that provider's business: whatever it offers.
-        asked = self._operation if self._operation != "passage" else ""
+        plan = lane.plan
+        asked, key = self._asked_for(plan)
         planned = plan.order(captured, self._generation.health, self._shared.rng, now_s, asked, key)
         if not planned:
             why = "drained" if plan.entries else "disabled"
             raise NoTarget(f"Every target of the model '{lane.route.name}' is {why}.", retry_after_s=NO_TARGET_RETRY_S)
         return planned
+
+    def _overflow(self, lane: Lane, captured: tuple[str, ...]) -> Sequence[Planned]:
+        """Return the targets for a prompt that is too long for the others, in the order to try them."""
+        asked, key = self._asked_for(lane.plan)
+        now_s = time.monotonic()
+        return lane.plan.order_overflow(captured, self._generation.health, self._shared.rng, now_s, asked, key)
+
+    def _asked_for(self, plan: RoutePlan) -> tuple[str, int]:
+        """Return the operation that a target must offer, and the key of what belongs together."""
+        key = 0
+        if plan.needs_key and self._wire is not None:
+            key = affinity_key(self._request.headers.get("x-session-id"), self._wire.body)
+        # What is below /providers/{provider}/ is that provider's business: whatever it offers.
+        return self._operation if self._operation != "passage" else "", key
 
     def _resolve(self, model: str) -> Resolved:
         """Find the route: by the model's name, or at the provider that the path names."""

@@ -108,7 +108,7 @@ class Generation:
         """Return the highest price of all that may answer: what a request is reserved at before a target is chosen."""
         name = lane.route.name
         if name not in self._dearest:
-            self._dearest[name] = dearest(planned.target.price for planned in lane.plan.entries)
+            self._dearest[name] = dearest(planned.target.price for planned in lane.plan.every)
         return self._dearest[name]
 
     def _prepared(self, found: tuple[Charge, ...]) -> Bill:

@@ -69,13 +69,15 @@ class Talk:
         self.leases: list[FakeLease] = []
         self.full: set[str] = set()  # providers whose own budget is used up
         self.slept: list[float] = []
+        compiled, rng = RoutePlan(self.graph, asked), random.Random(1)
         self.attempts = Attempts(
             lane=self.script,  # type: ignore[arg-type]
             request=ModelRequest(
                 operation="chat", path="chat/completions", model="m", body={}, stream=stream, arrived_at_s=START_S
             ),
             body={"messages": []},
-            plan=RoutePlan(self.graph, asked).order((), self.health, random.Random(1), START_S),
+            plan=compiled.order((), self.health, rng, START_S),
+            overflow=lambda: compiled.order_overflow((), self.health, rng, START_S),
             health=self.health,
             rng=random.Random(1),
             reserve=self.reserve,  # type: ignore[arg-type]
@@ -579,3 +581,52 @@ async def test_an_error_event_in_front_of_a_stream_can_say_cold(talk: Make) -> N
     t = talk(route("m", "a/x"), {"a": [cold, good]}, known=warming(), stream=True)
     assert (await t.attempts.run()).planned.endpoint.name == "a"
     assert t.slept == [5.0]
+
+
+# ── a prompt that is too long ──
+
+TOO_LONG = says(400, "This model's maximum context length is 8192 tokens")
+
+
+def overflowing(*overflow: str, **more: Any) -> Route:
+    return route("m", "a/x", "b/y", overflow=route("o", *overflow).chain, **more)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_too_long_goes_to_the_chain_for_that(talk: Make, stream: bool) -> None:
+    good = streams(event(delta("Hi")), event(delta(finish="stop")), DONE) if stream else GOOD
+    t = talk(overflowing("long/z"), {"a": [TOO_LONG], "long": [good]}, stream=stream)
+    answer = await t.attempts.run()
+    assert (answer.planned.endpoint.name, answer.planned.index) == ("long", 2)
+    assert t.script.asked == ["a", "long"]
+    assert t.script.failovers == [("a/x", "long/z", "context_length")]
+    assert t.health.standing("a", t.clock.now_s) is None
+
+
+async def test_too_long_for_that_chain_too_is_the_clients_error(talk: Make) -> None:
+    t = talk(overflowing("long/z", "b/y"), {"a": [TOO_LONG], "long": [TOO_LONG]})
+    assert (await t.fails()).kind is ErrorKind.CONTEXT_LENGTH
+    assert t.script.asked == ["a", "long"]
+    assert t.nothing_is_held()
+
+
+async def test_that_chain_fails_over_and_its_failure_is_told(talk: Make) -> None:
+    t = talk(overflowing("long/z", "longer/z"), {"a": [TOO_LONG], "long": [DEAD], "longer": [says(503)]})
+    assert (await t.fails()).status == 503
+    assert t.script.asked == ["a", "long", "longer"]
+
+
+async def test_that_chain_is_within_the_attempts_and_the_deadline_of_the_request(talk: Make) -> None:
+    t = talk(overflowing("long/z", failover=Failover(max_attempts=1)), {"a": [TOO_LONG]})
+    assert (await t.fails()).kind is ErrorKind.CONTEXT_LENGTH
+    two = talk(overflowing("long/z", failover=Failover(max_attempts=2)), {"a": [DEAD], "b": [TOO_LONG]})
+    assert (await two.fails()).kind is ErrorKind.CONTEXT_LENGTH
+    assert two.script.asked == ["a", "b"]
+
+
+async def test_retries_of_the_others_are_forgotten(talk: Make) -> None:
+    asked = overflowing("long/z", retry=Retry(attempts=2, backoff=STEADY))
+    t = talk(asked, {"a": [says(503)], "b": [TOO_LONG], "long": [says(404)]})
+    assert (await t.fails()).kind is ErrorKind.MODEL_MISSING
+    assert t.script.asked == ["a", "b", "long"]
+    assert t.slept == []

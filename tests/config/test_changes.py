@@ -55,6 +55,10 @@ SAID: dict[str, tuple[tuple[str, str], tuple[str, str, str]]] = {
         ("  n: {chain: [gpu/x]}", "  n: {chain: [{any_of: [gpu/x, cloud/z]}]}"),
         ("changed", "n now goes to gpu/x or cloud/z", ""),
     ),
+    "overflow": (
+        ("  n: {chain: [gpu/x]}", "  n: {chain: [gpu/x], failover: {context_overflow: [cloud/long, gpu/y]}}"),
+        ("changed", "prompts that are too long for n now go to cloud/long first, then gpu/y", ""),
+    ),
     "prompt": (
         ("secret prompt", "other secret"),
         ("changed", "system_prompt of m changed", "prefix caches of 3 endpoints go cold"),

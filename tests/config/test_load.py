@@ -275,3 +275,19 @@ models:
 """
     chain = load_text(text).graph.routes["m"].chain
     assert [step.targets[0].price.input_nano_usd // 10**9 for step in chain if step.targets[0].price] == [1, 7, 1]
+
+
+# ── the chain for prompts that are too long ──
+
+
+def test_the_default_overflow_is_of_models_that_say_nothing_and_has_their_timeouts(load_text: LoadText) -> None:
+    routes = load_text(
+        HEAD
+        + "models:\n  a: {chain: [demo/x], timeouts: {idle: 5s}}\n"
+        + "  b: {chain: [demo/x], failover: {context_overflow: []}}\n"
+        + "  c: {chain: [demo/x], failover: {max_attempts: 2, context_overflow: [demo/own]}}\n"
+        + "defaults: {failover: {context_overflow: [demo/long, {any_of: [demo/y, demo/z]}]}}\n"
+    ).graph.routes
+    labels = {name: [[target.label for target in step.targets] for step in route.overflow] for name, route in routes.items()}
+    assert labels == {"a": [["demo/long"], ["demo/y", "demo/z"]], "b": [], "c": [["demo/own"]]}
+    assert routes["a"].overflow[0].targets[0].timeouts.idle_s == 5.0

@@ -168,6 +168,7 @@ CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {
     "failover.on": {(*M, "failover"): {"on": ["cold"]}},
     "failover.max_attempts": {(*M, "failover"): {"max_attempts": 7}},
     "failover.deadline": {(*M, "failover"): {"deadline": "7s"}},
+    "failover.context_overflow": {("defaults",): {"failover": {"context_overflow": ["a/long"]}}},
     "endpoint.name": {(*GPU, "endpoints", 0, "name"): "other"},
     "endpoint.url": {(*GPU, "endpoints", 0, "url"): "http://other/v1"},
     "endpoint.weight": {(*GPU, "endpoints", 0, "weight"): 7},

@@ -28,6 +28,7 @@ models:
     failover: {max_attempts: 3, deadline: 2m}
     retry: {attempts: 2}
     budgets: [tokens]
+  long: {chain: [gpu/x], failover: {context_overflow: [cloud/big, off/z]}}
   "g-*": {chain: ["cloud/{1}"]}
 budgets:
   free: {requests: 20, per: 1m}
@@ -61,14 +62,14 @@ def test_one_screen_has_the_whole_decision(run: Run) -> None:
         "answer   200",
         "route    m (by an alias)  [routes.yaml:9:5]",
         "about    our best",
-        "client   mobile may use it (m, fast)  [routes.yaml:22:11]",
+        "client   mobile may use it (m, fast)  [routes.yaml:23:11]",
         "prompt   prepend, 8 characters  [routes.yaml:11:27]",
         "params   logit_bias  dropped  [routes.yaml:12:102]",
         "         temperature 1.6 by default  [routes.yaml:12:38]",
         "         temperature clamped to ..1.2  [routes.yaml:12:65]",
         "         seed        7 always  [routes.yaml:12:92]",
-        "budgets  tokens 2,000,000 tokens in 1d for client mobile, of model m, 50% used: passes  [routes.yaml:20:11]",
-        "         free   20 requests in 1m for all, of provider cloud, 100% used: refuses  [routes.yaml:19:9]",
+        "budgets  tokens 2,000,000 tokens in 1d for client mobile, of model m, 50% used: passes  [routes.yaml:21:11]",
+        "         free   20 requests in 1m for all, of provider cloud, 100% used: refuses  [routes.yaml:20:9]",
         "failover at most 3 attempts within 2m  [routes.yaml:14:30, routes.yaml:14:43]",
         "         on auth, cold, connect, credits, protocol, rate_limited, server_error, timeout",
         "tries    up to 2 times at each target, waiting 1s to 30s  [routes.yaml:15:23]",
@@ -156,3 +157,14 @@ def test_a_terminal_gets_colours_that_change_no_text(run: Run) -> None:
     coloured = render(told, lambda role, text: f"<{role}>{text}</{role}>")
     assert re.sub(r"</?(strong|place|good|bad|warning)>", "", coloured) == render(told, lambda _role, text: text)
     assert "<bad>refuses</bad>" in coloured
+
+
+def test_the_chain_for_prompts_that_are_too_long_has_its_own_list(run: Run) -> None:
+    lines = run("--model", "long")[1].splitlines()
+    at = lines.index("overflow tried instead when the prompt is too long")
+    assert lines[at + 1].startswith("   1. cloud/big at cloud  step 1  [routes.yaml:17:")
+    assert lines[at + 2].startswith("    - off/z               step 2  [routes.yaml:17:")
+    told = json.loads(run("--model", "long", "--used", "free=1", "--format", "json")[1])
+    assert [(one["position"], one["target"]) for one in told["overflow"]] == [(1, "cloud/big"), (0, "off/z")]
+    assert told["overflow"][0]["why"] == ["budget free refuses: passed over"]
+    assert "overflow" not in run("--model", "m")[1]

@@ -44,7 +44,7 @@ def graph(
 ) -> Graph:
     named = {p.name: p for p in providers}
     for r in routes:
-        for step in r.chain:
+        for step in (*r.chain, *r.overflow):
             for t in step.targets:
                 named.setdefault(t.provider, provider(t.provider))
     patterns = sorted((r for r in routes if r.pattern), key=lambda r: -(r.pattern.literal_chars if r.pattern else 0))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from routerd.config.changes.leaves import Change, attached, by_name, differences, listed
 from routerd.graph import Graph, Route, Step, Target
 
-_TOLD = ("name", "pattern", "aliases", "chain", "enabled", "system_prompt", "budgets")
+_TOLD = ("name", "pattern", "aliases", "chain", "overflow", "enabled", "system_prompt", "budgets")
 _TOLD_OF_TARGETS = ("provider", "model")
 
 
@@ -16,7 +16,7 @@ def diff_routes(old: Graph, new: Graph) -> Iterator[Change]:
     shared: dict[tuple[str, str], list[str]] = {}  # (field, words) -> names of models
     for name, before, after in by_name(old.routes, new.routes):
         if before is None:
-            yield Change(path=f"models.{name}", kind="added", text=f"offers {name}: {_order(after)}")
+            yield Change(path=f"models.{name}", kind="added", text=f"offers {name}: {_order(after.chain)}")
         elif after is None:
             yield Change(path=f"models.{name}", kind="removed", text=f"drops {name}{_losers(old, name)}")
         elif before != after:
@@ -35,8 +35,12 @@ def _changed(new: Graph, before: Route, after: Route) -> Iterator[Change]:
         text = f"{name} is offered again" if after.enabled else f"{name} is not offered any more: 404 model_disabled"
         yield Change(path=f"{path}.enabled", kind="changed", text=text)
     if _labels(before) != _labels(after):
-        text = f"{name} now goes to {_order(after)}"
+        text = f"{name} now goes to {_order(after.chain)}"
         yield Change(path=f"{path}.chain", kind="changed", text=text, state=_moved(before, after))
+    if before.overflow != after.overflow:
+        goes = f"now go to {_order(after.overflow)}" if after.overflow else "are an error 400 again"
+        text = f"prompts that are too long for {name} {goes}"
+        yield Change(path=f"{path}.failover.context_overflow", kind="changed", text=text)
     if before.system_prompt != after.system_prompt:
         count = len(_endpoints(new, after))
         what = "is new" if before.system_prompt is None else "is gone" if after.system_prompt is None else "changed"
@@ -64,9 +68,9 @@ def _labels(route: Route) -> list[list[str]]:
     return [[target.label for target in step.targets] for step in route.chain]
 
 
-def _order(route: Route) -> str:
-    """Write the chain as a way: `gpu/x first, then a/y or b/y`."""
-    steps = [_step(step) for step in route.chain]
+def _order(chain: Sequence[Step]) -> str:
+    """Write a chain as a way: `gpu/x first, then a/y or b/y`."""
+    steps = [_step(step) for step in chain]
     return f"{steps[0]} first, then {', then '.join(steps[1:])}" if len(steps) > 1 else steps[0]
 
 

@@ -102,7 +102,7 @@ def check_prices(
             continue
         free: dict[str, None] = {}
         for route in routes.values():
-            for target in (target for step in route.chain for target in step.targets):
+            for target in (target for step in (*route.chain, *route.overflow) for target in step.targets):
                 provider = providers.get(target.provider)
                 if provider is None or target.price is not None or provider.simulator is not None:
                     continue

@@ -40,6 +40,7 @@ class Defaults:
         self.retry = fields.retry(build, ("defaults", "retry"), body.get("retry", {}), Retry())
         self.breaker = fields.breaker(build, ("defaults", "breaker"), body.get("breaker", {}), Breaker())
         self.failover = fields.failover(build, ("defaults", "failover"), body.get("failover", {}), Failover())
+        self.context_overflow: tuple[Any, ...] = tuple(body.get("failover", {}).get("context_overflow", ()))
 
 
 def compile_providers(build: Build, defaults: Defaults) -> dict[str, Provider]:

@@ -49,6 +49,7 @@ class _RouteOf:
         route = Route(
             name=self._name,
             chain=chain,
+            overflow=self._overflow(),
             pattern=Pattern.parse(self._name) if self._stars else None,
             description=body.get("description", ""),
             aliases=tuple(body.get("aliases", ())),
@@ -71,6 +72,14 @@ class _RouteOf:
         return fields.retry(self._build, (*self._path, "retry"), body, base) if body else base
 
     # ── chain ──
+
+    def _overflow(self) -> tuple[Step, ...]:
+        """Compile the chain for prompts that are too long: the model's own, an empty one too, else that of the defaults."""
+        items = self._body.get("failover", {}).get("context_overflow")
+        path: Path = (*self._path, "failover", "context_overflow")
+        if items is None:
+            items, path = self._defaults.context_overflow, ("defaults", "failover", "context_overflow")
+        return tuple(self._step((*path, i), item) for i, item in enumerate(items))
 
     def _step(self, path: Path, item: Any) -> Step:
         if not isinstance(item, dict) or "any_of" not in item:
@@ -130,10 +139,11 @@ class _RouteOf:
                 self._build.unknown(path, "endpoint", name, names)
 
     def _check_placeholders(self, path: Path, model: str) -> None:
+        count, owner = (0, "a default") if path[0] == "defaults" else (self._stars, repr(self._name))
         for number in _PLACEHOLDER.findall(model):
-            if not 1 <= int(number[:6]) <= self._stars:
-                stars = f"{self._stars} star{'s' if self._stars != 1 else ''}" if self._stars else "no star"
-                message = f"{{{number[:6]}}} stands for no star: {self._name!r} has {stars}"
+            if not 1 <= int(number[:6]) <= count:
+                stars = f"{count} star{'s' if count != 1 else ''}" if count else "no star"
+                message = f"{{{number[:6]}}} stands for no star: {owner} has {stars}"
                 self._build.error(path, "bad-placeholder", message, "{1} is what the first star matched")
 
     def _warn_if_dead(self, route: Route) -> None:

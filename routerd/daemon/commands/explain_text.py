@@ -23,7 +23,12 @@ def render(told: Told, paint: Paint) -> str:
     page = _Page(paint)
     _head(page, told)
     _rules(page, told)
-    _targets(page, told["targets"])
+    targets, overflow = told["targets"], told["overflow"]
+    tried = any(one["position"] for one in targets)
+    _targets(page, "plan     tried in this order" if tried else "plan     empty: no target can be used", targets)
+    if overflow:
+        _targets(page, "overflow tried instead when the prompt is too long", overflow)
+    _sent(page, [one for one in (*targets, *overflow) if one["position"]])
     return "\n".join(page.lines) + "\n"
 
 
@@ -108,10 +113,9 @@ def _budget(page: _Page, one: Told) -> tuple[str, str, str]:
     return one["name"], text, one["origin"]
 
 
-def _targets(page: _Page, targets: Sequence[Told]) -> None:
+def _targets(page: _Page, title: str, targets: Sequence[Told]) -> None:
     paint = page.paint
-    used = [one for one in targets if one["position"]]
-    page.lines += ["", paint("strong", "plan") + ("     tried in this order" if used else "     empty: no target can be used")]
+    page.lines += ["", paint("strong", title[:8].rstrip()) + title[len(title[:8].rstrip()) :]]
     names = [f"{one['target']} at {one['endpoint']}" if one["endpoint"] else one["target"] for one in targets]
     width = min(60, max(map(len, names), default=0))
     for one, name in zip(targets, names, strict=True):
@@ -120,7 +124,6 @@ def _targets(page: _Page, targets: Sequence[Told]) -> None:
         text = f"  {number:>3} {paint(role, f'{name:<{width}}')}  step {one['step']}"
         page.lines.append(text + page.place(one["origin"]))
         page.lines += [f"      {why}" for why in one["why"]]
-    _sent(page, used)
 
 
 def _sent(page: _Page, used: Sequence[Told]) -> None:

@@ -46,6 +46,7 @@ def explained(loaded: Loaded, question: Question) -> Told:
         "failover": _settings(found.failover),
         "retry": _settings(found.retry),
         "targets": [_target(graph, question, found.route, line) for line in found.targets],
+        "overflow": [_target(graph, question, found.route, line) for line in found.overflow],
     }
 
 
@@ -102,9 +103,10 @@ def _target(graph: Graph, question: Question, route: Route, line: TargetLine) ->
 def _budgets(loaded: Loaded, question: Question, found: Explanation) -> list[Told]:
     """List what is attached to the client, the model and the providers of the plan: whom it counts, and what it would say."""
     graph, client, route = loaded.graph, question.client, found.route
-    price = dearest(line.price for line in found.targets)
+    targets = (*found.targets, *found.overflow)
+    price = dearest(line.price for line in targets)
     asked = [(charge, price) for charge in charges(graph, client=client, route=route, captured_model=question.model)]
-    asked += [(charge, line.price) for line in found.targets for charge in _at_target(graph, question, route, line)]
+    asked += [(charge, line.price) for line in targets for charge in _at_target(graph, question, route, line)]
     distinct = {charge.key: (charge, price) for charge, price in asked if not charge.pace}
     told = []
     for charge, price in distinct.values():
@@ -138,5 +140,5 @@ def _owner(graph: Graph, budget: str, client: Client | None, route: Route) -> st
         return f"client {client.name}"
     if budget in route.budgets:
         return f"model {route.name}"
-    providers = (graph.providers[target.provider] for step in route.chain for target in step.targets)
+    providers = (graph.providers[target.provider] for step in (*route.chain, *route.overflow) for target in step.targets)
     return next((f"provider {provider.name}" for provider in providers if budget in provider.budgets), "")
