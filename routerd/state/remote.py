@@ -101,6 +101,7 @@ class RemoteCounters:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._up = False
+        self._ups = 0  # how often the server came: what was sent before says nothing about it now
         self._takes: list[_Take] = []
         self._corrections: list[_Correction] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -140,11 +141,12 @@ class RemoteCounters:
         self._takes.append(take)
         if len(self._takes) == 1:
             self._loop.call_soon(self._flush)
+        ups = self._ups
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._answered(take)
         except TimeoutError:
-            self._went(f"no answer within {self._timeout_s * 1e3:g} ms")
+            self._went(f"no answer within {self._timeout_s * 1e3:g} ms", ups)
             raise StateLost from None
 
     def used(self, meter: Meter, now_s: float) -> int:
@@ -197,32 +199,64 @@ class RemoteCounters:
             self._start(self._send(takes, corrections))
 
     async def _send(self, takes: list[_Take], corrections: list[_Correction]) -> None:
+        from redis.exceptions import ConnectionError as Closed
         from redis.exceptions import RedisError
 
-        pipe = self._redis.pipeline(transaction=False)
-        for take in takes:
-            pipe.evalsha(self._scripts[0], len(take.meters), *self._take_words(take))
+        ups, answers = self._ups, []
+        for again in (False, True):
+            try:
+                answers = await self._run(self._calls(takes, corrections))
+                break
+            except (RedisError, OSError, TimeoutError) as exc:
+                answers = [exc] * len(takes)
+                # It may have been done or not. Only what can be done twice is sent again: a settlement made twice is too low a
+                # count. A take made twice is one too many, which the window forgets.
+                corrections = [one for one in corrections if one[1] == "free"]
+                if again or not isinstance(exc, Closed):
+                    self._corrections += corrections
+                    break
+                # An idle connection of a server that was started anew looks open until it is used.
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self._went(type(answer).__name__, ups)
+        for take, answer in zip(takes, answers, strict=False):
+            self._answer(take, answer)
+
+    def _calls(self, takes: list[_Take], corrections: list[_Correction]) -> list[list[Any]]:
+        """Return the script calls: number of the script, of its keys, and the words."""
+        calls: list[list[Any]] = [[0, len(take.meters), *self._take_words(take)] for take in takes]
         for at in range(0, len(corrections), MOST_CORRECTIONS):
             some = corrections[at : at + MOST_CORRECTIONS]
             words = [str(word) for _, form, stamp, delta in some for word in (form, stamp, delta)]
-            pipe.evalsha(self._scripts[1], len(some), *(_key(key) for key, *_ in some), *words)
-        try:
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as exc:
-            answers = [exc] * len(takes)
-            # It may have been done or not. Only what can be done twice is sent again: no settlement is worth too low a count.
-            self._corrections += [one for one in corrections if one[1] == "free"]
-            self._went(type(exc).__name__)
-        for answer in answers[len(takes) :]:
-            if isinstance(answer, Exception):
-                self._went(type(answer).__name__)
-        for take, answer in zip(takes, answers, strict=False):
-            self._answer(take, answer)
+            calls.append([1, len(some), *(_key(key) for key, *_ in some), *words])
+        return calls
+
+    async def _run(self, calls: list[list[Any]]) -> list[Any]:
+        """Run script calls in one pipeline; once more those of a server that has forgotten the scripts: it was started anew."""
+        from redis.exceptions import NoScriptError
+
+        answers = await self._pipeline(calls)
+        forgotten = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if forgotten:
+            await self._load()
+            for i, answer in zip(forgotten, await self._pipeline([calls[i] for i in forgotten]), strict=True):
+                answers[i] = answer
+        return answers
+
+    async def _pipeline(self, calls: list[list[Any]]) -> list[Any]:
+        pipe = self._redis.pipeline(transaction=False)
+        for script, keys, *words in calls:
+            pipe.evalsha(self._scripts[script], keys, *words)
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+    async def _load(self) -> None:
+        self._scripts = (await self._redis.script_load(TAKE), await self._redis.script_load(CORRECT))
 
     def _answer(self, take: _Take, answer: Any) -> None:
         """Hand one answer to who waits for it."""
         if isinstance(answer, Exception):
-            self._went(type(answer).__name__)
             if not take.future.done():
                 take.future.set_exception(StateLost())
             return
@@ -262,8 +296,8 @@ class RemoteCounters:
 
     # ── the server comes and goes ──
 
-    def _went(self, why: str) -> None:
-        if self._up:
+    def _went(self, why: str, ups: int) -> None:
+        if self._up and ups == self._ups:
             self._up = False
             log.warning("the shared counters are away: %s", why)
             self._changed(False)
@@ -273,11 +307,13 @@ class RemoteCounters:
 
         try:
             async with asyncio.timeout(1.0):
-                self._scripts = (await self._redis.script_load(TAKE), await self._redis.script_load(CORRECT))
+                await self._redis.connection_pool.disconnect(inuse_connections=False)  # they lead to the server that went
+                await self._load()
         except (RedisError, OSError, TimeoutError) as exc:
             log.debug("no answer from the shared counters: %s", type(exc).__name__)
             return
         self._up = True
+        self._ups += 1
         log.info("the shared counters answer")
         self._changed(True)
         self._flush()
