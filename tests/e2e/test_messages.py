@@ -108,3 +108,68 @@ async def test_a_cut_stream_is_told(daemon: Start, upstream: Upstream, messages:
     with pytest.raises(anthropic.APIStatusError, match="finish_reason"):
         async with client.messages.stream(model="m", max_tokens=100, messages=HELLO) as stream:
             await stream.get_final_message()
+
+
+WHOLE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "real-0",
+    "content": [{"type": "thinking", "thinking": "hm", "signature": "SIG"}, {"type": "text", "text": "Hi"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 4, "cache_read_input_tokens": 6, "cache_creation_input_tokens": 0, "output_tokens": 2},
+}
+
+
+async def test_a_message_to_its_own_api_goes_through_as_it_came(daemon: Start, upstream: Upstream, messages: Make) -> None:
+    upstream.script(answers.reply(WHOLE))
+    running = daemon(routes(upstream, dialect="anthropic"))
+    marked: Any = [{"role": "user", "content": [{"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}]}]
+    said = await messages(running).messages.create(
+        model="m", max_tokens=100, messages=marked, extra_headers={"anthropic-beta": "b-1"}, extra_body={"odd": 1}
+    )
+    assert said.content[0].signature == "SIG"
+    assert said.model == "real-0"
+    got = upstream.requests[0]
+    assert got.target == "/v1/messages"
+    assert got.json() == {"max_tokens": 50, "messages": marked, "model": "real-0", "odd": 1, "system": "Be kind."}
+    assert got.header("anthropic-beta") == "b-1"
+    metrics = running.get_admin("/metrics")[1]
+    assert 'routerd_tokens_total{client="a",provider="u0",route="m",token_type="input"} 10.0' in metrics
+
+
+async def test_its_own_stream_goes_through_byte_for_byte(daemon: Start, upstream: Upstream) -> None:
+    start = {**WHOLE, "content": [], "stop_reason": None}
+    pieces = named(
+        {"type": "message_start", "message": start},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "ping"},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 2}},
+        {"type": "message_stop"},
+    )
+    upstream.script(answers.events(*pieces))
+    body = {"model": "m", "max_tokens": 9, "stream": True, "messages": HELLO}
+    got = await fetch(daemon(routes(upstream, dialect="anthropic")), "/v1/messages", body, headers={"x-api-key": "sk-client-1"})
+    assert got.body == b"".join(pieces)
+
+
+async def test_tokens_are_counted_by_who_can(daemon: Start, upstream: Upstream, messages: Make) -> None:
+    upstream.script(answers.reply({"input_tokens": 12}))
+    counted = await messages(daemon(routes(upstream, dialect="anthropic"))).messages.count_tokens(model="m", messages=HELLO)
+    assert counted.input_tokens == 12
+    assert upstream.requests[0].target == "/v1/messages/count_tokens"
+    assert set(upstream.requests[0].json()) == {"model", "messages", "system"}
+    with pytest.raises(anthropic.APIStatusError, match="count_tokens"):
+        await messages(daemon(routes(upstream))).messages.count_tokens(model="m", messages=HELLO)
+
+
+async def test_a_message_fails_over_from_its_own_api_to_another(daemon: Start, upstreams: Any, messages: Make) -> None:
+    first, second = await upstreams(), await upstreams()
+    first.script(answers.error(529))
+    second.script(answers.reply())
+    text = routes(first, second, dialect="anthropic").replace("u1: {dialect: anthropic", "u1: {dialect: openai")
+    said = await messages(daemon(text)).messages.create(model="m", max_tokens=100, messages=HELLO)
+    assert said.content[0].text == "Hello there"

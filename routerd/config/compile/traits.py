@@ -31,7 +31,7 @@ def quirks(body: Mapping[str, Any]) -> Quirks:
 
 # What dialects that translate can express (`operations` of each in `wire`); OpenAI's is not bounded here.
 CAPABLE: Mapping[str, frozenset[str]] = {
-    "anthropic": frozenset({"chat"}),
+    "anthropic": frozenset({"chat", "count_tokens"}),
     "gemini": frozenset({"chat", "completion", "embedding"}),
     "ollama": frozenset({"chat", "completion", "embedding"}),
     "template": frozenset({"chat", "completion"}),
