@@ -102,7 +102,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "counter", "Tokens as the upstream reported them.", ("route", "client", "provider", "token_type")
         ),
         "routerd_cost_usd_total": Family(
-            "counter", "What answers cost by the price of their target.", ("route", "client", "provider")
+            "counter", "What answers cost by the price of their target.", ("route", "client", "provider", "token_type")
         ),
         "routerd_config_last_reload_successful": Family("gauge", "1 when the last reload was applied or changed nothing."),
         "routerd_config_last_reload_success_timestamp_seconds": Family("gauge", "When a generation last began to serve."),
@@ -383,6 +383,7 @@ class AccessRecord:
     input_tokens: int | None = None
     output_tokens: int | None = None
     duration_s: float = 0.0
+    queue_s: float | None = None  # in line for a budget
     upstream_s: float | None = None
     ttft_s: float | None = None
     bytes_out: int = 0
@@ -422,6 +423,8 @@ def _plain_text(record: AccessRecord) -> str:
     if r.output_tokens is not None:
         line += f" output_tokens={r.output_tokens}"
     line += f" duration_s={round(r.duration_s, 6)}"
+    if r.queue_s is not None:
+        line += f" queue_s={round(r.queue_s, 6)}"
     if r.upstream_s is not None:
         line += f" upstream_s={round(r.upstream_s, 6)}"
     if r.ttft_s is not None:

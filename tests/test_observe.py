@@ -8,6 +8,7 @@ import pickle
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from routerd.errors import ErrorType
 from routerd.observe import (
     FAMILIES,
     AccessRecord,
@@ -19,10 +20,29 @@ from routerd.observe import (
     format_text,
     render_metrics,
 )
+from tests.metrics_table import CLOSED, TABLE
 
 REQUESTS = "routerd_requests_total"
 TTFT = "gen_ai_server_time_to_first_token_seconds"
 INFLIGHT = "routerd_inflight_requests"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_published_family_keeps_its_kind_labels_and_buckets(name: str) -> None:
+    kind, labels, buckets = TABLE[name]
+    family = FAMILIES[name]
+    assert (family.kind, family.labels) == (kind, labels)
+    if buckets is not None:
+        assert family.buckets == buckets
+
+
+def test_the_overhead_is_measured_from_50_us_to_250_ms() -> None:
+    buckets = FAMILIES["routerd_overhead_seconds"].buckets
+    assert (buckets[0], buckets[-1]) == (0.00005, 0.25)
+
+
+def test_error_types_are_the_published_set() -> None:
+    assert {kind.value for kind in ErrorType} == CLOSED[("routerd_attempts_total", "result")] - {"ok"}
 
 
 def series(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

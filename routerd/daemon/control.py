@@ -30,6 +30,7 @@ from routerd.daemon.crew import Crew
 from routerd.daemon.drain import Ending, drain
 from routerd.daemon.events import Events
 from routerd.daemon.first import CANNOT_REACH, FINE, first_generation
+from routerd.daemon.known import start_at_zero
 from routerd.daemon.notify import Notifier, inherited_sockets, notifier_of
 from routerd.daemon.operator import ControlRoom
 from routerd.daemon.probes import HttpFetch, Probes
@@ -170,6 +171,8 @@ class Control:
             self.notifier.reloading()
 
     def _reload_ended(self, outcome: Outcome) -> None:
+        if outcome.result == "applied" and self.reloader.graph is not None:
+            start_at_zero(self.metrics, self.reloader.graph)
         self.events.emit(outcome.event, outcome.as_json())
         if outcome.trigger != "start":
             self.notifier.ready(self.summary())

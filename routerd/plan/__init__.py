@@ -18,7 +18,7 @@ from routerd.plan.affinity import affinity_key
 from routerd.plan.discovered import ModelNews, found_names
 from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
-from routerd.plan.resolve import Resolved, Resolver, offered_names, resolve
+from routerd.plan.resolve import Resolved, Resolver, direct_route, offered_names, resolve
 
 __all__ = [
     "ModelNews",
@@ -34,6 +34,7 @@ __all__ = [
     "TargetLine",
     "ThoughtAway",
     "affinity_key",
+    "direct_route",
     "explain",
     "offered_names",
     "offers",

@@ -15,7 +15,7 @@ from routerd.policy.budgets import (
     turned_away,
 )
 from routerd.policy.charge import Bill, Charge, charges, provider_charges
-from routerd.policy.price import cost_nano_usd, dearest
+from routerd.policy.price import cost_nano_usd, dearest, parts_usd
 
 __all__ = [
     "NOTHING",
@@ -33,6 +33,7 @@ __all__ = [
     "cost_nano_usd",
     "dearest",
     "estimate",
+    "parts_usd",
     "provider_charges",
     "reserve",
     "spent",

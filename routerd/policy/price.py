@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from routerd.graph import Price
 from routerd.messages import Usage
 
-__all__ = ["cost_nano_usd", "dearest"]
+__all__ = ["cost_nano_usd", "dearest", "parts_usd"]
 
 _MTOK = 1_000_000
 
@@ -19,13 +19,18 @@ def cost_nano_usd(usage: Usage, price: Price | None) -> int:
     """Return what the usage costs; 0 without a price."""
     if price is None:
         return 0
+    return -(-(_input(usage, price) + usage.output_tokens * price.output_nano_usd) // _MTOK)
+
+
+def parts_usd(usage: Usage, price: Price) -> tuple[float, float]:
+    """Return what input and output cost in dollars, not rounded: for metrics, where nobody is charged."""
+    return _input(usage, price) / _MTOK / 1e9, usage.output_tokens * price.output_nano_usd / _MTOK / 1e9
+
+
+def _input(usage: Usage, price: Price) -> int:
+    """Return the cost of the input in millionths of a nano-dollar."""
     cached = min(usage.cached_tokens, usage.input_tokens)
-    total = (
-        (usage.input_tokens - cached) * price.input_nano_usd
-        + cached * price.cached_input_nano_usd
-        + usage.output_tokens * price.output_nano_usd
-    )
-    return -(-total // _MTOK)
+    return (usage.input_tokens - cached) * price.input_nano_usd + cached * price.cached_input_nano_usd
 
 
 def dearest(prices: Iterable[Price | None]) -> Price | None:

@@ -94,6 +94,7 @@ class ModelCall:
         "_outcome",
         "_path",
         "_planned",
+        "_queue_s",
         "_request",
         "_request_id",
         "_said",
@@ -139,6 +140,7 @@ class ModelCall:
         self._sent_bytes = 0
         self._ttft_s: float | None = None
         self._answered_at_s = 0.0
+        self._queue_s: float | None = None  # what it waited for its budgets; None: it did not
         self._task: asyncio.Task[Any] | None = None
         self._stopped = False  # by routerd, not by the client
 
@@ -234,8 +236,10 @@ class ModelCall:
         lease, now_s = self._reserve(lane, request, body), time.monotonic()
         waited_s = 0.0
         if lease is not None and not isinstance(lease, Lease):
-            lease = await lease
-            waited_s = time.monotonic() - now_s
+            try:
+                lease = await lease
+            finally:
+                waited_s = self._queue_s = time.monotonic() - now_s
         self._lease = lease
         attempts = self._attempts = Attempts(
             lane=lane,
@@ -461,6 +465,7 @@ class ModelCall:
             input_tokens=usage.input_tokens if usage is not None else None,
             output_tokens=usage.output_tokens if usage is not None else None,
             duration_s=ended_s - self._started_s,
+            queue_s=self._queue_s,
             upstream_s=attempts.upstream_s if attempts is not None else None,
             ttft_s=self._ttft_s,
             bytes_out=self._sent_bytes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from routerd.messages import Usage
 from routerd.observe import Metrics
 from routerd.plan import Planned
-from routerd.policy import cost_nano_usd
+from routerd.policy import parts_usd
 
 __all__ = ["Tally"]
 
@@ -17,11 +17,12 @@ class Tally:
     """Counts finished requests that reached a target. `fields` are their x-routerd-* lines where these never change."""
 
     __slots__ = (
-        "_cost",
         "_duration",
+        "_in_cost",
         "_in_total",
         "_input",
         "_ok",
+        "_out_cost",
         "_out_total",
         "_output",
         "_per_token",
@@ -43,8 +44,10 @@ class Tally:
         self._output = metrics.histogram("gen_ai_client_token_usage", *call, "output")
         self._in_total = metrics.counter("routerd_tokens_total", route, client, provider, "input")
         self._price = planned.target.price
-        self._cost = metrics.counter("routerd_cost_usd_total", route, client, provider) if self._price is not None else None
         self._out_total = metrics.counter("routerd_tokens_total", route, client, provider, "output")
+        if self._price is not None:
+            self._in_cost = metrics.counter("routerd_cost_usd_total", route, client, provider, "input")
+            self._out_cost = metrics.counter("routerd_cost_usd_total", route, client, provider, "output")
 
     def ok(self, duration_s: float) -> None:
         """Count a request that went well."""
@@ -61,8 +64,10 @@ class Tally:
         """Count what the upstream said it used."""
         self._input.observe(usage.input_tokens)
         self._in_total.inc(usage.input_tokens)
-        if self._cost is not None:
-            self._cost.inc(cost_nano_usd(usage, self._price) / 1e9)
+        if self._price is not None:
+            input_usd, output_usd = parts_usd(usage, self._price)
+            self._in_cost.inc(input_usd)
+            self._out_cost.inc(output_usd)
         if usage.output_tokens:
             self._output.observe(usage.output_tokens)
             self._out_total.inc(usage.output_tokens)

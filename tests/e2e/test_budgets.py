@@ -216,8 +216,10 @@ async def test_dollars_are_settled_to_the_price_of_what_answered(daemon: Start, 
     passed = [answer for answer in got if answer.status == 200]
     assert 3 <= len(passed) <= 5  # each needs an estimate's room, and leaves 1700 micro-dollars
     assert got[-1].error["message"].startswith("Budget 'purse' allows 0.01 USD in a calendar month (UTC); retry in ")
-    cost = (await running.metrics())['routerd_cost_usd_total{client="_anonymous",provider="up",route="m"}']
-    assert cost == pytest.approx(0.0017 * len(passed))
+    samples = await running.metrics()
+    labels = 'client="_anonymous",provider="up",route="m"'
+    assert samples[f'routerd_cost_usd_total{{{labels},token_type="input"}}'] == pytest.approx(0.0011 * len(passed))
+    assert samples[f'routerd_cost_usd_total{{{labels},token_type="output"}}'] == pytest.approx(0.0006 * len(passed))
 
 
 async def test_a_burst_comes_at_once_and_no_more(daemon: Start, upstream: Upstream) -> None:
