@@ -17,6 +17,7 @@ from routerd.daemon.commands.check import add_check, add_schema, add_test, check
 from routerd.daemon.commands.compare import add_diff, diff
 from routerd.daemon.commands.explain import add_explain, explain
 from routerd.daemon.commands.fmt import add_fmt, fmt
+from routerd.daemon.commands.probe import add_probe, probe
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
 from routerd.daemon.settings import DEFAULTS, settings_from
 
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   routerd check                        is it right? every problem with its line and a hint
   routerd diff --against old.yaml      what would this change for clients?
   routerd explain --model gpt-4        where would a request go, and why?
+  routerd probe                        does every model answer, and how fast?
   routerd status                       what serves now?
 """
 
@@ -48,6 +50,7 @@ def _parser() -> Parser:
     add_fmt(commands)
     add_schema(commands)
     add_explain(commands)
+    add_probe(commands)
     _add_reload(commands)
     _add_rollback(commands)
     _add_history(commands)
@@ -194,6 +197,7 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "fmt": fmt,
     "schema": schema,
     "explain": explain,
+    "probe": probe,
     "reload": _reload,
     "rollback": _rollback,
     "history": _history,
