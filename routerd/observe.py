@@ -9,6 +9,7 @@ A dead worker's counters are absorbed into a retired snapshot, so that a scrape 
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -434,7 +435,13 @@ def _plain_text(record: AccessRecord) -> str:
 
 
 def _moment(at_unix_s: float) -> str:
-    return datetime.fromtimestamp(at_unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(at_unix_s)
+    return f"{_second(second)}.{int((at_unix_s - second) * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _present(record: AccessRecord) -> Iterator[tuple[str, Any]]:

@@ -34,7 +34,7 @@ from routerd.plan import Planned, Resolved, RoutePlan, affinity_key
 from routerd.policy import NOTHING, Lease, allowed, estimate, spent
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
-from routerd.server.limits import limit_fields
+from routerd.server.limits import limit_lines
 from routerd.server.operations import Operation
 from routerd.server.protocol import ClientProtocol, ClientStream, Reply
 from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
@@ -150,7 +150,7 @@ class ModelCall:
         self._fields = fields
         generation = self._generation
         generation.inflight += 1
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._shared.loop)  # without it, the loop is found by a system call (3.11)
         self._shared.calls.add(self)
         try:
             return await self._serve()
@@ -370,8 +370,7 @@ class ModelCall:
         else:
             fields = generation.fields(lane.route.name if lane is not None else "", planned)
         if self._lease is not None and self._lease.bill.told:
-            told = limit_fields(self._lease.bill, self._lease.taken)
-            fields += "".join([f"{name}: {value}\r\n" for name, value in told.items()])
+            fields += limit_lines(self._lease.bill, self._lease.taken)
         if self._attempts is not None and self._attempts.records:
             fields += f"x-routerd-attempts: {self._attempts_text()}\r\n"
         if self._dropped:

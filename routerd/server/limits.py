@@ -7,6 +7,7 @@ the one with the least remaining is shown. Tokens remaining count this request a
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -17,7 +18,7 @@ from routerd.observe import Metrics
 from routerd.policy import Bill, Charge
 from routerd.state import period
 
-__all__ = ["UsedRatio", "limit_fields"]
+__all__ = ["UsedRatio", "limit_fields", "limit_lines"]
 
 LOOKS = 500  # counters looked at in one call: below a millisecond
 MOST_SEEN = 20_000
@@ -25,6 +26,12 @@ MOST_SEEN = 20_000
 
 def limit_fields(bill: Bill, taken: Taken) -> dict[str, str]:
     """Return the header fields for the budgets of this bill that its client may see; none without such budgets."""
+    lines = limit_lines(bill, taken).split("\r\n")[:-1]
+    return {name: value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+def limit_lines(bill: Bill, taken: Taken) -> str:
+    """Return the same as header lines, for every answer: each ends with CRLF."""
     least: dict[str, tuple[int, Charge]] = {}
     for i in bill.told:
         charge = bill.charges[i]
@@ -32,12 +39,14 @@ def limit_fields(bill: Bill, taken: Taken) -> dict[str, str]:
         found = least.get(charge.budget.kind)
         if found is None or remaining < found[0]:
             least[charge.budget.kind] = (remaining, charge)
-    fields = {}
-    for kind, (remaining, charge) in least.items():
-        fields[f"x-ratelimit-limit-{kind}"] = str(charge.limit)
-        fields[f"x-ratelimit-remaining-{kind}"] = str(remaining)
-        fields[f"x-ratelimit-reset-{kind}"] = _reset(charge, remaining)
-    return fields
+    return "".join([_lines(kind, *one) for kind, one in least.items()])
+
+
+def _lines(kind: str, remaining: int, charge: Charge) -> str:
+    return (
+        f"x-ratelimit-limit-{kind}: {charge.limit}\r\nx-ratelimit-remaining-{kind}: {remaining}\r\n"
+        f"x-ratelimit-reset-{kind}: {_reset(charge, remaining)}\r\n"
+    )
 
 
 def _reset(charge: Charge, remaining: int) -> str:
@@ -46,9 +55,12 @@ def _reset(charge: Charge, remaining: int) -> str:
         return "0s"
     if charge.calendar:
         unix_s = int(time.time())
-        length_s = period(charge.calendar, unix_s)[1] - unix_s
-    else:
-        length_s = max(1, round(charge.window_s))
+        return _length(period(charge.calendar, unix_s)[1] - unix_s)
+    return _length(max(1, round(charge.window_s)))
+
+
+@functools.lru_cache(maxsize=256)
+def _length(length_s: int) -> str:
     hours, rest = divmod(length_s, 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -109,7 +109,7 @@ class LocalCounters:
             refused, longest = -1, 0.0
             for i, base in enumerate(bases):
                 meter = meters[i]
-                have = self._used_now(meter, base, now_us) if base else 0
+                have = self._have(meter, base, now_us) if base else 0
                 used.append(have)
                 if have + amounts[i] > meter.limit and base:
                     if not meter.enforced:
@@ -123,9 +123,10 @@ class LocalCounters:
             handles = tuple([self._add(*entry, now_us) for entry in zip(meters, bases, amounts, strict=True)])
             return Taken(handles, -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
         finally:
-            for base in bases:
-                if base:
-                    self._table.unlock(base)
+            if self._table.workers > 1:
+                for base in bases:
+                    if base:
+                        self._table.unlock(base)
 
     def _take_one(self, meter: Meter, amount: int, now_us: int) -> Taken:
         """The same for one meter, which is the usual case: half of the time."""
@@ -135,10 +136,7 @@ class LocalCounters:
         table, words = self._table, self._words
         try:
             width = self._widths.get(meter.window_s)
-            if width and words[base + WIDTH] == width and words[base + HEAD] == now_us // width and not words[base + DIRTY]:
-                have = words[base + TOTAL]  # up to date as it is
-            else:
-                have = self._used_now(meter, base, now_us)
+            have = self._have(meter, base, now_us)
             over: tuple[int, ...] = ()
             if have + amount > meter.limit:
                 if meter.enforced:
@@ -234,6 +232,8 @@ class LocalCounters:
     def _lock(self, meters: Sequence[Meter], now_us: int) -> list[int]:
         """Return the locked slots of all meters, 0 where the table is full. Ascending order: nobody waits in a ring."""
         table = self._table
+        if table.workers == 1:  # nothing is locked
+            return [self._lock_one(meter, now_us) for meter in meters]
         for _ in range(TRIES):
             bases = [table.find(meter.key) or self._insert(meter, now_us) for meter in meters]
             for base in sorted(bases):
@@ -252,6 +252,13 @@ class LocalCounters:
 
     def _insert(self, meter: Meter, now_us: int) -> int:
         return self._table.insert(meter.key, self._form(meter), lambda base: self._idle(base, now_us))
+
+    def _have(self, meter: Meter, base: int, now_us: int) -> int:
+        """Return what is used now; a slot that is up to date is only read."""
+        words, width = self._words, self._widths.get(meter.window_s)
+        if width and words[base + WIDTH] == width and words[base + HEAD] == now_us // width and not words[base + DIRTY]:
+            return words[base + TOTAL]
+        return self._used_now(meter, base, now_us)
 
     def _used_now(self, meter: Meter, base: int, now_us: int) -> int:
         """Bring the slot to this moment and to the meter's window; return what is used."""
