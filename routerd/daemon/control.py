@@ -83,7 +83,8 @@ class Control:
         self.tasks = Tasks()
         self.events = Events()
         crew.news = self.events.emit
-        self.fetch = HttpFetch()
+        self.errands = Errands(crew, metrics, settings.state_dir)
+        self.fetch = HttpFetch(self.errands.token)
         health = Health(board)
         self.probes = Probes(self.fetch, state_of=health.get, clock=time.monotonic, rng=random.Random())
         self.vitals = self._vitals(health)
@@ -97,7 +98,6 @@ class Control:
             looked=self._looked,
             failed=metrics.counter("routerd_config_watch_errors_total").inc,
         )
-        self.errands = Errands(crew, metrics, settings.state_dir)
         steps = Steps(load=self._load, gate=self._gate, compare=changes_in_words, publish=self._publish)
         teller = Teller(metrics, partial(report, stream=sys.stderr))
         self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from routerd.graph import Endpoint, LoadSource, Probe, Provider
+from routerd.graph import ClientCredentials, Endpoint, LoadSource, Probe, Provider
 from routerd.health import EndpointState, Streak
 from routerd.wire.gauges import engine_load
 
@@ -46,6 +46,7 @@ class Question:
     timeout_s: float
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = b""  # empty: a GET
+    oauth: ClientCredentials | None = None  # asked with an access token of these
 
 
 Fetch = Callable[[Question], Awaitable[tuple[int, bytes]]]
@@ -141,18 +142,24 @@ def probe_question(provider: Provider, endpoint: Endpoint, probe: Probe) -> Ques
     headers, query = _credential(provider)
     if probe.kind == "models":
         path = provider.offers.get("model", MODELS_PATHS.get(provider.dialect, "models"))
-        return Question(url=f"{endpoint.url}/{path}{query}", timeout_s=probe.timeout_s, headers=headers)
+        url = f"{endpoint.url}/{path}{query}"
+        return Question(url=url, timeout_s=probe.timeout_s, headers=headers, oauth=provider.auth.oauth)
     body = {**provider.body, "model": probe.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     path = provider.offers.get("chat", "chat/completions")
     fields = (*headers, ("content-type", "application/json"))
     return Question(
-        url=f"{endpoint.url}/{path}{query}", timeout_s=probe.timeout_s, headers=fields, body=json.dumps(body).encode()
+        url=f"{endpoint.url}/{path}{query}",
+        timeout_s=probe.timeout_s,
+        headers=fields,
+        body=json.dumps(body).encode(),
+        oauth=provider.auth.oauth,
     )
 
 
 def load_question(provider: Provider, endpoint: Endpoint, source: LoadSource) -> Question:
     """Return how an engine is asked for its gauges; an answer that takes longer than the period is of no use."""
-    return Question(url=_root(endpoint.url) + source.metrics, timeout_s=source.every_s, headers=_credential(provider)[0])
+    url, fields = _root(endpoint.url) + source.metrics, _credential(provider)[0]
+    return Question(url=url, timeout_s=source.every_s, headers=fields, oauth=provider.auth.oauth)
 
 
 def _root(url: str) -> str:
@@ -173,10 +180,11 @@ def _credential(provider: Provider) -> tuple[tuple[tuple[str, str], ...], str]:
 
 
 class HttpFetch:
-    """A Fetch over aiohttp's client, imported and opened at the first question."""
+    """A Fetch over aiohttp's client, imported and opened at the first question. `token` gets access tokens, or an OSError."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: Callable[[ClientCredentials], Awaitable[str]] | None = None) -> None:
         self._session: ClientSession | None = None
+        self._token = token
 
     async def __call__(self, question: Question) -> tuple[int, bytes]:
         """Ask; OSError where there is no answer."""
@@ -186,11 +194,14 @@ class HttpFetch:
             # No limit of connections: a hanging endpoint must not hold up the questions to the others.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
         method, body = ("POST", question.body) if question.body else ("GET", None)
+        headers = dict(question.headers)
+        if question.oauth is not None and self._token is not None:
+            headers["authorization"] = f"Bearer {await self._token(question.oauth)}"
         try:
             async with (
                 asyncio.timeout(question.timeout_s),
                 self._session.request(
-                    method, question.url, data=body, headers=dict(question.headers), allow_redirects=False
+                    method, question.url, data=body, headers=headers, allow_redirects=False
                 ) as answer,
             ):
                 got = bytearray()

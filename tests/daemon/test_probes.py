@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from routerd.daemon.probes import HttpFetch, Probes, Question, load_question, probe_question
-from routerd.graph import Auth, LoadSource, Probe, Provider, Secret
+from routerd.graph import Auth, ClientCredentials, Endpoint, LoadSource, Probe, Provider, Secret
 from routerd.health import Health
 from routerd.state import Board
 from tests.plan.build import endpoint, provider
@@ -177,4 +177,21 @@ async def test_a_question_over_http_returns_the_answer_or_is_no_answer() -> None
             await fetch(Question(url=f"{upstream.url}/models", timeout_s=0.05))
     with pytest.raises(OSError, match=r"refused|onnect"):
         await fetch(Question(url=f"http://127.0.0.1:{closed_port()}/", timeout_s=5.0))
+    await fetch.close()
+
+
+async def test_a_provider_that_wants_an_access_token_is_asked_with_one() -> None:
+    oauth = ClientCredentials(token_url="http://l/t", client_id="i", client_secret=Secret("s"))
+
+    async def token(source: ClientCredentials) -> str:
+        assert source is oauth
+        return "a-token"
+
+    fetch = HttpFetch(token)
+    async with Upstream() as upstream:
+        upstream.script(answers.reply())
+        one = Endpoint(name="a", provider="p", url=upstream.url)
+        asked = Provider(name="p", dialect="openai", endpoints=(one,), auth=Auth(oauth=oauth))
+        assert (await fetch(probe_question(asked, one, Probe(kind="models"))))[0] == 200
+        assert upstream.requests[0].header("authorization") == "Bearer a-token"
     await fetch.close()

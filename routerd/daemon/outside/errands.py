@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from routerd.daemon.channel import WantToken
 from routerd.daemon.outside.discovery import Discovery
-from routerd.daemon.outside.session import Outside
+from routerd.daemon.outside.session import Outside, OutsideFault
 from routerd.daemon.outside.tokens import TokenKeeper
-from routerd.graph import Provider
+from routerd.graph import ClientCredentials, Provider
 from routerd.observe import Metrics
 
 __all__ = ["Errands"]
@@ -42,6 +42,13 @@ class Errands:
         used = [provider for provider in providers.values() if not provider.disabled]
         self.tokens.follow(provider.auth.oauth for provider in used if provider.auth.oauth is not None)
         self.discovery.follow(used)
+
+    async def token(self, source: ClientCredentials) -> str:
+        """Return a token for another question of control's. Raises OSError where there is none."""
+        try:
+            return await self.tokens.get(source)
+        except OutsideFault as exc:
+            raise OSError(str(exc)) from exc
 
     async def close(self) -> None:
         """Stop."""
