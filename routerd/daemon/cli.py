@@ -15,8 +15,10 @@ from typing import Any
 from routerd import __version__
 from routerd.daemon.commands.check import add_check, add_schema, add_test, check, schema, test
 from routerd.daemon.commands.compare import add_diff, diff
+from routerd.daemon.commands.completion import add_completion, completion
 from routerd.daemon.commands.explain import add_explain, explain
 from routerd.daemon.commands.fmt import add_fmt, fmt
+from routerd.daemon.commands.init import add_init, init
 from routerd.daemon.commands.probe import add_probe, probe
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
 from routerd.daemon.settings import DEFAULTS, settings_from
@@ -25,6 +27,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 130
 EXAMPLES = """examples:
+  routerd init                         write a first routes.yaml
   routerd serve                        serve ./routes.yaml on 127.0.0.1:8080, and every change of it
   routerd check                        is it right? every problem with its line and a hint
   routerd diff --against old.yaml      what would this change for clients?
@@ -43,6 +46,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"routerd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    add_init(commands)
     _add_serve(commands)
     add_check(commands)
     add_test(commands)
@@ -56,6 +60,7 @@ def _parser() -> Parser:
     _add_history(commands)
     _add_status(commands)
     _add_drain(commands)
+    add_completion(commands)
     return parser
 
 
@@ -204,6 +209,8 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "status": _status,
     "drain": _drain,
     "undrain": _drain,
+    "init": init,
+    "completion": lambda flags, _: completion(_parser(), flags),
 }
 
 

@@ -18,7 +18,7 @@ from routerd.daemon.cli import main
 from routerd.daemon.report import problem_as_json
 from tests.daemon.fakes import problem
 
-COMMANDS = ["serve", "check", "test", "diff", "fmt", "schema", "explain", "reload", "rollback", "history", "status"]
+COMMANDS = ["init", "serve", "check", "test", "diff", "fmt", "schema", "explain", "reload", "rollback", "history", "status"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,6 +5,8 @@
     compare    diff
     fmt        fmt
     explain    explain (explained: its facts; explain_text: its screen)
+    init       init: a first routes.yaml
+    completion completion: for bash, zsh and fish
     live       reload, status, rollback, history: talk to the admin listener of a running daemon
 
 `add_x(commands)` declares the flags of a command, `x(flags, environ)` runs it and returns the exit status: 0 fine, 1 a difference
