@@ -8,7 +8,7 @@ from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import WireResponse
-from routerd.upstream import Exchange, Headers, protocol_fault, timeout_fault
+from routerd.upstream import OVER, Exchange, Headers, protocol_fault, timeout_fault
 
 __all__ = ["Collect"]
 
@@ -62,6 +62,7 @@ class Collect:
 
     def on_end(self) -> None:
         """Done."""
+        self._exchange = OVER
         self._timer.stop()
         if not self.future.done():
             self.future.set_result(WireResponse(status=self._status, headers=self._headers, body=bytes(self._body)))

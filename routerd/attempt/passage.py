@@ -18,7 +18,7 @@ from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, RequestError, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import Usage, WireResponse
-from routerd.upstream import Connection, Headers, timeout_fault
+from routerd.upstream import OVER, Connection, Exchange, Headers, timeout_fault
 from routerd.wire.usage_tap import UsageTap
 
 __all__ = ["Passage", "RawDownstream", "open_passage"]
@@ -44,7 +44,7 @@ class Passage:
         self.headers: Headers = []
         self.sent_bytes = 0
         self.pump: asyncio.Task[None] | None = None
-        self._connection = connection
+        self._exchange: Exchange = connection
         self._timeouts = timeouts
         self._ticker = ticker
         self._timer = PhaseTimer(ticker, self._expired, cap)
@@ -72,8 +72,8 @@ class Passage:
         self._push()
         if self._ended:
             self._finish(Ended.OK)
-        elif not self.finished.done():
-            self._connection.resume()
+        elif not self.finished.done() and not self._stalled:
+            self._exchange.resume()
 
     def moved(self) -> None:
         """Something of the request or the answer moved."""
@@ -86,13 +86,13 @@ class Passage:
 
     def refuse(self, error: RequestError) -> None:
         """The client's side of the upload failed."""
-        self._connection.abort()
+        self._exchange.abort()
         self._fail(error)
 
     def stop(self) -> None:
         """Nobody waits any more: stop the upstream and the pump at once."""
         self._timer.stop()
-        self._connection.abort()
+        self._exchange.abort()
         if self.pump is not None:
             self.pump.cancel()
         self._downstream = None
@@ -106,19 +106,19 @@ class Passage:
     def interrupt(self, message: str) -> None:
         """Routerd itself has to stop it; there is no room for a message in bytes that are not ours."""
         del message
-        self._connection.abort()
+        self._exchange.abort()
         self._cut(Ended.DEADLINE)
 
     def pause(self) -> None:
         """The client's buffer is full."""
         self._stalled = True
-        self._connection.pause()
+        self._exchange.pause()
 
     def resume(self) -> None:
         """The client reads again."""
         self._stalled = False
         self.moved()
-        self._connection.resume()
+        self._exchange.resume()
 
     # ── the exchange's side ──
 
@@ -139,7 +139,7 @@ class Passage:
         if self._error_body is not None:
             self._error_body += data
             if len(self._error_body) > ERROR_BODY_LIMIT_BYTES:
-                self._connection.abort()
+                self._exchange.abort()
                 self.on_end()
             return
         self._held.append(data)
@@ -154,10 +154,11 @@ class Passage:
             if not self.finished.done():
                 self.moved()
         elif self._held_bytes > HELD_HIGH_BYTES:
-            self._connection.pause()
+            self._exchange.pause()
 
     def on_end(self) -> None:
         """The upstream's body is complete."""
+        self._exchange = OVER
         if self._error_body is not None:
             answer = WireResponse(status=self.status, headers=self.headers, body=bytes(self._error_body))
             self._fail(Refused(answer))
@@ -212,7 +213,7 @@ class Passage:
             self.finished.set_result(ended)
 
     def _expired(self, phase: str, length_s: float) -> None:
-        self._connection.abort()
+        self._exchange.abort()
         if not self.ready.done():
             delivery = Delivery.ANSWERED if self.status else Delivery.MAYBE_PROCESSED
             self._fail(timeout_fault(phase, length_s, delivery))

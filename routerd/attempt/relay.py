@@ -20,7 +20,7 @@ from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
 from routerd.graph import Provider, Timeouts
 from routerd.messages import WireResponse
-from routerd.upstream import Exchange, Headers, protocol_fault, timeout_fault
+from routerd.upstream import OVER, Exchange, Headers, protocol_fault, timeout_fault
 from routerd.wire.classify import classify_value, fault_error
 from routerd.wire.dialect import Scan
 from routerd.wire.relay_scan import DONE, StreamFault
@@ -254,6 +254,7 @@ class Relay:
 
     def on_end(self) -> None:
         """The upstream's body is complete."""
+        self._exchange = OVER
         if self._error_body is not None:
             self._timer.stop()
             if not self.ready.done():
@@ -314,7 +315,7 @@ class Relay:
             self._timer.stop()
             self.ready.set_exception(_as_error(scan.fault))
         elif scan.done:
-            self._exchange.linger()
+            self._let_go()
             self._timer.stop()
             self.ready.set_exception(protocol_fault("the upstream's stream ended without content"))
         elif len(self._held) > HELD_LIMIT_BYTES:
@@ -328,8 +329,12 @@ class Relay:
 
     def _done(self) -> None:
         # [DONE] has been passed on: the meaning is complete, the framing may follow by itself.
-        self._exchange.linger()
+        self._let_go()
         self._finish(Ended.OK)
+
+    def _let_go(self) -> None:
+        exchange, self._exchange = self._exchange, OVER
+        exchange.linger()
 
     def _close_out(self) -> None:
         scan = self.scan

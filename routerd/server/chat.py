@@ -307,7 +307,7 @@ class ModelCall:
         self._ttft_s = self._answered_at_s - self._started_s
         protocol = cast(ClientProtocol, self._request.protocol)
         stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
-        protocol.feeder = relay
+        protocol.feed(relay)
         self._shared.streams.add(relay)
         try:
             relay.commit(stream, attempts.lane.wire(answer.planned))

@@ -183,7 +183,7 @@ class PassCall(ModelCall):
         fields, length = self._answer_fields(passage.headers)
         stream = ClientStream(self._request, fields, status=passage.status, length=0 if passage.status == 204 else length)
         protocol = cast(ClientProtocol, self._request.protocol)
-        protocol.feeder = passage
+        protocol.feed(passage)
         self._shared.streams.add(passage)
         try:
             passage.commit(stream)

@@ -87,10 +87,12 @@ class Reply:
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
+        protocol = cast(ClientProtocol, request.protocol)
+        await protocol.taken()
         self.keep_alive = self.keep_alive and request.keep_alive
         head = head_of(self.status, self.fields, keep_alive=self.keep_alive)
         length = b"" if self.status == 204 else b"content-length: %d\r\n" % len(self.body)
-        outbox = cast(ClientProtocol, request.protocol).outbox
+        outbox = protocol.outbox
         outbox.post(transport, b"%b%b\r\n%b" % (head, length, b"" if request.method == "HEAD" else self.body))
         if not self.keep_alive:  # aiohttp closes the connection next
             outbox.flush()
@@ -182,6 +184,17 @@ class ClientProtocol(web.RequestHandler):
         self.feeder: Feeder | None = None
         self.outbox = outbox
         self.render_error = render_error
+
+    def feed(self, feeder: Feeder) -> None:
+        """Let `feeder` push from now on; paused, where the client has not yet taken the answer before (it pipelines)."""
+        self.feeder = feeder
+        if self._paused:
+            feeder.pause()
+
+    async def taken(self) -> None:
+        """Wait while the client's buffer is full: a client that pipelines and reads nothing gets no second answer into it."""
+        if self._paused:
+            await self._drain_helper()
 
     def pause_writing(self) -> None:
         """The client reads slower than we write."""

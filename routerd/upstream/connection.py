@@ -20,7 +20,7 @@ from routerd.upstream.faults import lost_fault, protocol_fault, stale_fault
 from routerd.upstream.outbox import Outbox
 from routerd.upstream.stale import unprocessed
 
-__all__ = ["Connection", "Exchange", "Headers", "Sink"]
+__all__ = ["OVER", "Connection", "Exchange", "Headers", "Sink"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -48,9 +48,13 @@ class Sink(Protocol):
 
 
 class Exchange(Protocol):
-    """What an attempt holds: one exchange that runs."""
+    """What an attempt holds: one exchange that runs.
 
-    def send(self, data: bytes, sink: Sink) -> None:
+    After `linger`, and from the call of the sink's `on_end` on, the connection may carry the next one: whoever holds it then lets
+    go of it (`OVER` stands in its place), or he would stop the exchange of another request.
+    """
+
+    def send(self, data: bytes, sink: Sink, /) -> None:
         """Write the request and push the answer into `sink`."""
 
     def abort(self) -> None:
@@ -64,6 +68,24 @@ class Exchange(Protocol):
 
     def resume(self) -> None:
         """Read on."""
+
+
+class _Over:
+    """What a sink holds instead of an exchange that is over."""
+
+    def send(self, _data: bytes, _sink: Sink, /) -> None:
+        raise AssertionError("the exchange is over")
+
+    def abort(self) -> None: ...
+
+    def linger(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+OVER: Exchange = _Over()
 
 
 class Connection(asyncio.Protocol):

@@ -499,7 +499,7 @@ async def test_a_refused_stream_is_classified_as_its_status_says(talk: Make) -> 
     t = talk(route("m", "a/x"), {"a": [says(429, "slow", wait("9"))]}, stream=True)
     last = await t.fails()
     assert (last.kind, last.status, last.retry_after_s) == (ErrorKind.RATE_LIMITED, 429, 9.0)
-    assert t.script.exchanges[0].calls == ["abort"]
+    assert t.script.exchanges[0].calls == []  # it was over: its connection may carry another's
 
 
 # ── models that are being loaded ──

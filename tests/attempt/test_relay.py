@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from routerd.attempt import Ended, Relay, error_event
+from routerd.attempt import Ended, Passage, Relay, error_event
+from routerd.attempt.collect import Collect
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.relay import ERROR_BODY_LIMIT_BYTES, HELD_LIMIT_BYTES, Refused
 from routerd.attempt.timer import TICK_S
@@ -482,3 +484,68 @@ async def test_a_stream_has_a_media_type_of_its_dialect(types: tuple[bytes, ...]
         with pytest.raises(UpstreamError, match="answered a stream request with"):
             rig.relay.ready.result()
     rig.relay.stop()
+
+
+# ── an exchange that is over: its connection may carry another request's ──
+
+
+async def test_a_stream_that_ended_before_its_commit_no_longer_touches_the_exchange() -> None:
+    for whole in ([ROLE, HI, STOP, DONE], [ROLE, HI]):
+        rig = Rig().head().read(*whole).end()
+        calls = [*rig.exchange.calls]
+        rig.relay.pause()
+        rig.relay.resume()
+        rig.commit()
+        rig.relay.pause()
+        rig.relay.stop()
+        assert rig.exchange.calls == calls
+
+
+async def test_what_was_let_go_after_done_is_not_stopped_by_a_client_that_leaves() -> None:
+    rig = Rig().head().read(ROLE, HI).commit().read(STOP, DONE)
+    rig.relay.pause()
+    rig.relay.stop()
+    assert rig.exchange.calls == ["linger"]
+
+
+async def test_a_refusal_that_came_whole_leaves_the_exchange_alone() -> None:
+    rig = Rig().head(429, b"application/json").read(b"{}").end()
+    assert isinstance(rig.relay.ready.exception(), Refused)
+    rig.relay.stop()
+    assert rig.exchange.calls == []
+
+
+async def test_a_whole_answer_whose_request_is_cancelled_leaves_the_exchange_alone() -> None:
+    clock, exchange = Clock(), Exchange()
+    future = asyncio.get_running_loop().create_future()
+    sink = Collect(future, exchange, TIMEOUTS, ticker_of(clock), NEVER, 1000)
+    sink.on_head(200, [])
+    sink.on_body(b"{}")
+    sink.on_flush()
+    sink.on_end()
+    sink.stop()
+    assert exchange.calls == []
+
+
+async def test_a_passage_that_is_over_leaves_the_exchange_alone() -> None:
+    clock, exchange = Clock(), Exchange()
+    passage = Passage(exchange, TIMEOUTS, ticker_of(clock), NEVER)  # type: ignore[arg-type]
+    passage.on_head(200, [])
+    passage.on_body(b"x")
+    passage.on_flush()
+    passage.on_end()
+    passage.commit(Client())  # type: ignore[arg-type]
+    passage.pause()  # the client's buffer is found full at the end of the turn
+    passage.stop()
+    assert exchange.calls == []
+
+
+async def test_a_passage_to_a_client_that_is_full_already_is_not_resumed_by_its_commit() -> None:
+    clock, exchange = Clock(), Exchange()
+    passage = Passage(exchange, TIMEOUTS, ticker_of(clock), NEVER)  # type: ignore[arg-type]
+    passage.on_head(200, [])
+    passage.pause()
+    passage.commit(Client())  # type: ignore[arg-type]
+    assert exchange.calls == ["pause"]
+    passage.resume()
+    assert exchange.calls == ["pause", "resume"]

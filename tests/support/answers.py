@@ -155,6 +155,26 @@ def raw(data: bytes, *, close: bool = True) -> Answer:
     return answer
 
 
+def drip(piece: bytes, every_s: float = 0.05) -> Answer:
+    """Send a head and then these bytes again and again, until the client leaves."""
+
+    async def answer(call: Call) -> None:
+        await call.head(200, EVENT_STREAM if piece.endswith(b"\n\n") else (JSON, ("transfer-encoding", "chunked")))
+        await dripping(call, piece, every_s)
+
+    return answer
+
+
+async def dripping(call: Call, piece: bytes, every_s: float = 0.05) -> None:
+    """Send these bytes again and again, until the client leaves."""
+    while not call.request.gone.is_set():
+        await call.chunk(piece)
+        try:
+            await asyncio.wait_for(call.request.gone.wait(), every_s)
+        except TimeoutError:
+            pass
+
+
 async def hang(call: Call) -> None:
     """Accept the request and never answer."""
     await call.client_gone()

@@ -83,7 +83,7 @@ class RawClient:
         self._address = daemon.address
 
     async def __aenter__(self) -> RawClient:
-        self.reader, self.writer = await asyncio.open_connection(*self._address, limit=2**20)
+        self.reader, self.writer = await asyncio.open_connection(*self._address, limit=2**22)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

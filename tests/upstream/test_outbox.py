@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from routerd.upstream import Outbox
+from routerd.upstream.outbox import HIGH_BYTES
 
 
 class Loop:
@@ -110,3 +111,16 @@ def test_what_a_write_posts_waits_for_the_next_turn(loop: Loop, outbox: Outbox, 
     assert log == [("first", b"1")]
     loop.turn()
     assert log == [("first", b"1"), ("second", b"2")]
+
+
+def test_much_of_one_turn_is_written_at_once_so_that_a_full_client_can_say_so(
+    loop: Loop, outbox: Outbox, log: list[tuple[str, bytes]]
+) -> None:
+    slow, other = Transport("slow", log), Transport("other", log)
+    outbox.post(other, b"first")
+    outbox.post(slow, b"x" * HIGH_BYTES)
+    assert [name for name, _ in log] == ["other", "slow"]
+    outbox.post(slow, b"y")
+    assert len(log) == 2
+    loop.turn()
+    assert log[2:] == [("slow", b"y")]

@@ -1,0 +1,270 @@
+"""The fault grid after the commit: the client has the head and some content, and then the stream goes wrong.
+
+In each cell the client must learn that it has not got everything, in its own words: an error event and no [DONE] in OpenAI's, an
+`event: error` and no `message_stop` in Anthropic's; whether the upstream speaks the client's dialect or another one. The
+upstream's slot, the budgets and the counts are given back, the endpoint is blamed where it is to blame. Nobody else is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.bench.rig import rss_mb
+from tests.support import answers
+from tests.support.answers import DONE, delta, event
+from tests.support.daemon import Daemon, until
+from tests.support.http import CHAT, Fetched, RawClient, ask, fetch, head_of
+from tests.support.upstream import Answer, Call, Headers, Upstream
+
+Start = Callable[..., Daemon]
+NDJSON: Headers = (("content-type", "application/x-ndjson"), ("transfer-encoding", "chunked"))
+
+
+def named(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+def gemini(text: str) -> bytes:
+    return event({"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}]})
+
+
+HALF = {  # what each dialect has said when it goes wrong: a beginning, and some content
+    "openai": (event(delta("", role="assistant")), event(delta("half"))),
+    "anthropic": (
+        named("message_start", message={"id": "msg_1", "type": "message", "role": "assistant", "model": "c", "content": [],
+                                        "usage": {"input_tokens": 3, "output_tokens": 1}}),
+        named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        named("content_block_delta", index=0, delta={"type": "text_delta", "text": "half"}),
+    ),
+    "gemini": (gemini("ha"), gemini("lf")),
+    "ollama": tuple(
+        json.dumps({"model": "m", "message": {"role": "assistant", "content": text}, "done": False}).encode() + b"\n"
+        for text in ("ha", "lf")
+    ),
+}  # fmt: skip
+ERRORS = {
+    "openai": event({"error": {"message": "overloaded", "type": "server_error", "code": 529}}),
+    "anthropic": named("error", error={"type": "overloaded_error", "message": "overloaded"}),
+    "gemini": event({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}),
+    "ollama": b'{"error": "overloaded"}\n',
+}
+
+
+def broken(dialect: str, how: str) -> Answer:
+    """Say the half, then go wrong."""
+
+    async def answer(call: Call) -> None:
+        await call.head(200, NDJSON if dialect == "ollama" else answers.EVENT_STREAM)
+        for block in HALF[dialect]:
+            await call.chunk(block)
+        match how:
+            case "cut":
+                call.close()
+            case "reset":
+                call.reset()
+            case "ends":  # in good order, but without a finish
+                await call.end_chunks()
+            case "error":
+                await call.chunk(ERRORS[dialect])
+                await call.end_chunks()
+            case "malformed":
+                for _ in range(3):
+                    await call.chunk(b"{no json\n" if dialect == "ollama" else event("{no json"))
+                await call.client_gone()
+            case "drips":
+                await answers.dripping(call, HALF[dialect][-1])
+            case _:
+                await call.client_gone()
+
+    return answer
+
+
+def routes(bad: Upstream, good: Upstream, dialect: str, more: str = "") -> str:
+    url = bad.url.removesuffix("/v1")
+    return f"""
+version: 1
+providers:
+  up: {{dialect: {dialect}, base_url: "{url}", auth: {{type: none}}, budgets: [slot]}}
+  good: {{dialect: openai, base_url: "{good.url}", auth: {{type: none}}}}
+models:
+  m: {{chain: [up/x, good/y], timeouts: {{idle: 400ms{more}}}}}
+budgets: {{slot: {{concurrency: 1, scope: endpoint}}}}
+"""
+
+
+async def stream_of(running: Daemon, client: str) -> Fetched:
+    if client == "openai":
+        return await fetch(running, CHAT, ask(stream=True))
+    return await fetch(running, "/v1/messages", ask(stream=True, max_tokens=50))
+
+
+def told(answer: Fetched, client: str) -> str:
+    """Check that the end is an error and nothing that looks whole; return its message."""
+    assert answer.status == 200
+    text = answer.body.decode()
+    assert "ha" in text
+    blocks = [block for block in text.split("\n\n") if block.strip()]
+    if client == "openai":
+        last = json.loads(blocks[-1].removeprefix("data: "))
+        assert last["choices"][0]["finish_reason"] == "error"
+        assert "[DONE]" not in text
+        assert '"finish_reason":"stop"' not in text.replace(" ", "")
+        return str(last["error"]["message"])
+    kind, _, data = blocks[-1].partition("\n")
+    assert kind == "event: error"
+    last = json.loads(data.removeprefix("data: "))
+    assert last["type"] == "error"
+    assert "message_stop" not in text
+    assert "stop_reason" not in text.partition("content_block_start")[2]
+    return str(last["error"]["message"])
+
+
+@pytest.fixture
+async def good() -> Any:
+    async with Upstream() as server:
+        server.always(answers.stream(["good"]))
+        yield server
+
+
+@pytest.mark.parametrize("how", ["cut", "reset", "ends", "error", "malformed", "idle"])
+@pytest.mark.parametrize("dialect", HALF)
+async def test_what_breaks_after_the_commit_is_told_in_the_clients_words(
+    daemon: Start, upstream: Upstream, good: Upstream, dialect: str, how: str
+) -> None:
+    upstream.always(broken(dialect, how))
+    running = daemon(routes(upstream, good, dialect))
+    for client in ("openai", "anthropic"):
+        message = told(await stream_of(running, client), client)
+        if how == "error":
+            assert "overloaded" in message
+    assert len(upstream.requests) == 2  # the slot of the first was free again
+    assert good.requests == []
+    endpoint = next(one for one in (await running.status())["endpoints"] if one["endpoint"] == "up")
+    assert endpoint["inflight"] == 0
+    samples = await running.metrics()
+    assert sum(v for k, v in samples.items() if k.startswith("routerd_stream_interruptions_total")) == 2
+    assert sum(v for k, v in samples.items() if k.startswith("routerd_requests_total") and 'outcome="truncated"' in k) == 2
+
+
+@pytest.mark.parametrize("client", ["openai", "anthropic"])
+async def test_stream_total_ends_a_stream_that_moves_only_where_it_is_set(
+    daemon: Start, upstream: Upstream, good: Upstream, client: str
+) -> None:
+    upstream.always(broken("openai", "drips"))
+    answer = await stream_of(daemon(routes(upstream, good, "openai", ", stream_total: 700ms")), client)
+    assert "stream_total" in told(answer, client)
+    assert answer.body.count(b"half") > 3
+    async with RawClient(daemon(routes(upstream, good, "openai", ", total: 300ms, first_token: 300ms"))) as raw:
+        await raw.send(head_of(CHAT, json.dumps(ask(stream=True)).encode()))
+        for _ in range(20):  # a second and more
+            assert b"error" not in await raw.read_until(b"half")
+
+
+async def test_one_malformed_event_is_left_out_and_the_stream_goes_on(daemon: Start, upstream: Upstream, good: Upstream) -> None:
+    bad = event("{no json")
+    upstream.always(answers.events(*HALF["openai"], bad, bad, event(delta(" more")), bad, event(delta(finish="stop")), DONE))
+    running = daemon(routes(upstream, good, "openai"))
+    answer = await fetch(running, CHAT, ask(stream=True))
+    assert answer.events()[-1] == "[DONE]"
+    assert b"no json" not in answer.body
+    assert b"more" in answer.body
+    assert (await running.metrics())['routerd_stream_malformed_events_total{target="up/x"}'] == 3
+
+
+@pytest.mark.parametrize("dialect", HALF)
+@pytest.mark.parametrize("client", ["openai", "anthropic"])
+async def test_a_client_that_leaves_frees_the_slot_within_100_ms(
+    daemon: Start, upstream: Upstream, good: Upstream, dialect: str, client: str
+) -> None:
+    upstream.always(broken(dialect, "hangs"))
+    running = daemon(routes(upstream, good, dialect).replace("400ms", "30s"))
+    path = CHAT if client == "openai" else "/v1/messages"
+    for turn in range(2):  # the second one is let in: the first has given its slot back
+        async with RawClient(running) as raw:
+            await raw.send(head_of(path, json.dumps(ask(stream=True, max_tokens=9)).encode()))
+            await raw.read_until(b"ha")
+            left_at_s = asyncio.get_running_loop().time()
+        request = (await upstream.received(turn + 1))[turn]
+        async with asyncio.timeout(2):
+            await request.gone.wait()
+        assert request.gone_at_s - left_at_s <= 0.1
+
+    async def is_idle() -> bool:
+        endpoint = next(one for one in (await running.status())["endpoints"] if one["endpoint"] == "up")
+        return bool(endpoint["inflight"] == 0)
+
+    await until(is_idle)
+    assert good.requests == []
+
+
+SLOW = 24
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_clients_that_read_nothing_cost_less_than_a_mebibyte_each(daemon: Start, upstream: Upstream, dialect: str) -> None:
+    """Each is offered 16 MiB, in the client's dialect and translated."""
+    first, last = HALF[dialect][:-1], HALF[dialect][-1].replace(b"half", b"x" * 32768)
+
+    async def flood(call: Call) -> None:
+        await call.head(200, answers.EVENT_STREAM)
+        for block in first:
+            await call.chunk(block)
+        for _ in range(512):
+            await call.chunk(last)
+
+    upstream.always(flood)
+    running = daemon(f"""
+version: 1
+providers: {{up: {{dialect: {dialect}, base_url: "{upstream.url.removesuffix("/v1")}", auth: {{type: none}}}}}}
+models: {{m: {{chain: [up/x]}}}}
+""")
+    worker = (await running.status())["workers"][0]["pid"]
+    before_mb = rss_mb([worker])[0]
+    clients = [RawClient(running) for _ in range(SLOW)]
+    try:
+        for client in clients:
+            await client.__aenter__()
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(head_of(CHAT, json.dumps(ask(stream=True)).encode()))
+        await upstream.received(SLOW)
+        seen = -1.0
+        while (now_mb := rss_mb([worker])[0]) > seen:  # until it grows no more
+            seen = now_mb
+            await asyncio.sleep(0.5)
+        assert seen - before_mb < SLOW * 1.0
+    finally:
+        for client in clients:
+            await client.__aexit__()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/providers/up/files/f/content"])
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+async def test_a_client_that_pipelines_and_reads_nothing_gets_one_answer_into_its_buffer(
+    daemon: Start, upstream: Upstream, path: str, stream: bool
+) -> None:
+    text = "x" * (2 * 1024 * 1024)
+    upstream.always(answers.stream([text]) if stream else answers.reply(answers.completion(text)))
+    running = daemon(f"""
+version: 1
+providers: {{up: {{dialect: openai, base_url: "{upstream.url}", auth: {{type: none}}, direct: true}}}}
+models: {{m: {{chain: [up/x]}}}}
+""")
+    worker = (await running.status())["workers"][0]["pid"]
+    before_mb = rss_mb([worker])[0]
+    async with RawClient(running) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(head_of(path, json.dumps(ask(stream=stream)).encode()) * 40)
+        await upstream.received(1)
+        seen = -1.0
+        while (now_mb := rss_mb([worker])[0]) > seen:
+            seen = now_mb
+            await asyncio.sleep(0.5)
+        assert seen - before_mb < 24  # of 80
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(40):
+            await client.read_until(b"[DONE]" if stream else b'"usage"')
