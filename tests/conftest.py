@@ -13,6 +13,11 @@ from tests.support.llama import Engine
 from tests.support.upstream import Upstream
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seconds", type=float, default=10.0, help="how long the chaos test lasts")
+    parser.addoption("--chaos-seed", type=int, default=1, help="which chaos it is")
+
+
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
     """Give one scripted upstream."""

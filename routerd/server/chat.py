@@ -310,6 +310,7 @@ class ModelCall:
         protocol.feed(relay)
         self._shared.streams.add(relay)
         try:
+            await protocol.taken(answer.planned.target.timeouts.idle_s)
             relay.commit(stream, attempts.lane.wire(answer.planned))
             ended = await relay.finished
         except BaseException:

@@ -186,6 +186,7 @@ class PassCall(ModelCall):
         protocol.feed(passage)
         self._shared.streams.add(passage)
         try:
+            await protocol.taken(answer.planned.target.timeouts.idle_s)
             passage.commit(stream)
             ended = await passage.finished
         except BaseException:

@@ -27,6 +27,7 @@ __all__ = ["ClientProtocol", "ClientStream", "DataServer", "Feeder", "Reply", "h
 _log = logging.getLogger("routerd.server")
 
 KEEPALIVE_S = 75.0  # nginx's default; also what a client has to finish its first head
+STALLED_S = 60.0  # that a client may leave a whole answer unread before the next one is due; the default of `idle`
 MAX_LINE_BYTES = 8190
 MAX_FIELD_BYTES = 16 * 1024  # session headers and long bearer tokens (JWT) fit
 MAX_HEADERS = 128
@@ -191,10 +192,17 @@ class ClientProtocol(web.RequestHandler):
         if self._paused:
             feeder.pause()
 
-    async def taken(self) -> None:
-        """Wait while the client's buffer is full: a client that pipelines and reads nothing gets no second answer into it."""
-        if self._paused:
-            await self._drain_helper()
+    async def taken(self, within_s: float = STALLED_S) -> None:
+        """Wait while the client's buffer is full: one that pipelines and reads nothing gets no second answer into it.
+
+        A client that has read nothing for so long is cut off, which cancels the handler.
+        """
+        if self._paused and self.transport is not None:
+            timer = self._loop.call_later(within_s, self.transport.abort)
+            try:
+                await self._drain_helper()
+            finally:
+                timer.cancel()
 
     def pause_writing(self) -> None:
         """The client reads slower than we write."""
