@@ -131,6 +131,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "routerd_event_loop_lag_seconds": Family(
             "histogram", "How late a timer of the worker's event loop fires.", ("worker",), _LAG_S
         ),
+        "routerd_ledger_written_total": Family("counter", "Entries written to the ledger."),
+        "routerd_ledger_dropped_total": Family("counter", "Entries lost: too many waited, or the daemon ended meanwhile."),
+        "routerd_ledger_pending": Family("gauge", "Entries that wait to be written to the ledger."),
+        "routerd_ledger_up": Family("gauge", "1 when the ledger's database takes what is written."),
         "routerd_access_records_dropped_total": Family(
             "counter", "Access records dropped because standard output was too slow.", ("worker",)
         ),

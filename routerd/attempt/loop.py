@@ -80,6 +80,7 @@ class Attempts:
     timed: bool = False  # some group of the route balances by latency
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
+    at: Planned | None = None  # the target that was tried last
     stopped: bool = False  # a cancel is routerd's own doing, not the client's
 
     async def run(self) -> Answer:
@@ -156,6 +157,7 @@ class Attempts:
     async def _attempt(self, planned: Planned, lease: Lease | None, deadline: tuple[float, float]) -> Answer:
         """Try once. On any failure the lease and the in-flight count are given back before it is raised."""
         record = self._record(planned)
+        self.at = planned
         started_s = self.now()
         self.health.begin(planned.endpoint.name)
         kept = False

@@ -23,6 +23,7 @@ from routerd.messages import WireResponse
 from routerd.upstream import OVER, Exchange, Headers, protocol_fault, timeout_fault
 from routerd.wire.classify import classify_value, fault_error
 from routerd.wire.dialect import Scan
+from routerd.wire.forwarded import ForwardedText
 from routerd.wire.relay_scan import DONE, StreamFault
 
 __all__ = ["Downstream", "Ended", "Refused", "Relay"]
@@ -91,6 +92,7 @@ class Relay:
         "_source",
         "_status",
         "_stream_types",
+        "_text",
         "_ticker",
         "_timeouts",
         "_timer",
@@ -128,6 +130,7 @@ class Relay:
         self._error_body: bytearray | None = None
         self._downstream: Downstream | None = None
         self._source: Source | None = None
+        self._text: ForwardedText | None = None
         self._out: list[bytes] = []
         self._paused_at_s = 0.0
         self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
@@ -136,13 +139,17 @@ class Relay:
 
     # ── the attempt's side ──
 
-    def commit(self, downstream: Downstream, source: Source) -> None:
-        """The client has the head: push what was held and everything that comes. Ends at once if the stream has ended."""
+    def commit(self, downstream: Downstream, source: Source, *, count: bool = False) -> ForwardedText | None:
+        """The client has the head: push what was held and everything that comes. Ends at once if the stream has ended.
+
+        `count`: return what keeps the text that is forwarded and that no usage covers.
+        """
         self._downstream = downstream
         self._source = source
-        held, self._held = self._held, bytearray()
+        held, self._held = bytes(self._held), bytearray()
+        text = self._text = ForwardedText(held, None if self.scan.finished else self.scan.usage) if count else None
         if held:
-            self._write(bytes(held))
+            self._write(held)
         now_s = self._ticker.now()
         total_s = self._timeouts.stream_total_s
         if total_s is None:
@@ -157,6 +164,7 @@ class Relay:
             self._done()
         else:
             self._timer.enter("idle", now_s, self._timeouts.idle_s)
+        return text
 
     def stop(self) -> None:
         """The client has gone, or the attempt is given up: stop the upstream at once."""
@@ -240,6 +248,8 @@ class Relay:
                 out.clear()
                 self.sent_bytes += len(data)
                 downstream.write(data)
+                if self._text is not None:
+                    self._text.take(data, self.scan.usage)
             self.last_at_s = self._ticker.now()
             scan = self.scan
             if scan.done:

@@ -216,6 +216,11 @@ class Channel:
             for frame in frames:
                 self._writer.write(frame)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much is queued that the other side has not taken."""
+        return self._writer.transport.get_write_buffer_size()
+
     async def receive(self) -> Any:
         """Return the next message; EOFError when the other side is gone."""
         try:

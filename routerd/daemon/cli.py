@@ -21,6 +21,7 @@ from routerd.daemon.commands.fmt import add_fmt, fmt
 from routerd.daemon.commands.init import add_init, init
 from routerd.daemon.commands.probe import add_probe, probe
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
+from routerd.daemon.commands.usage import add_usage, usage
 from routerd.daemon.settings import DEFAULTS, settings_from
 
 __all__ = ["main"]
@@ -61,6 +62,7 @@ def _parser() -> Parser:
     _add_status(commands)
     _add_drain(commands)
     add_completion(commands)
+    add_usage(commands)
     return parser
 
 
@@ -87,6 +89,8 @@ def _add_serve(commands: Any) -> None:
     flag("--log-format", "text or json", metavar="FORMAT")
     flag("--state", "Redis or Valkey that shares the counters of budgets with other hosts", metavar="URL")
     flag("--state-on-loss", "`local`: count on this host while it is away; `refuse`: refuse what has a budget", metavar="WHAT")
+    flag("--ledger", "postgres://..., an SQLite file, or `off`; with --state-dir ledger.sqlite3 there", metavar="WHERE")
+    flag("--ledger-keep", "how long single requests stay in the ledger, or `forever`; sums by day always stay", metavar="TIME")
     flag("--state-timeout", "no request waits longer for it", metavar="TIME")
     serve.add_argument(
         "--open",
@@ -211,6 +215,7 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "undrain": _drain,
     "init": init,
     "completion": lambda flags, _: completion(_parser(), flags),
+    "usage": usage,
 }
 
 

@@ -40,6 +40,7 @@ from routerd.daemon.settings import Address, Listeners, Settings, address_of, bi
 from routerd.daemon.tasks import Tasks
 from routerd.daemon.vitals import Vitals, log_notice
 from routerd.errors import Problem
+from routerd.ledger import Writer, open_store
 from routerd.observe import Metrics
 
 if TYPE_CHECKING:
@@ -58,11 +59,14 @@ __all__ = ["Control", "serve"]
 log = logging.getLogger("routerd.control")
 
 CHANGES_TOLD = 50
+LEDGER_GRACE_S = 5.0  # for a ledger that is slow as the daemon ends
 NO_WORKER_PAUSE_S = 1.0  # before an edit is tried again that no worker was there to take
 
 
 class Control:
     """The parts of the control process, once its sockets and workers exist."""
+
+    ledger: Writer | None = None
 
     def __init__(
         self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, board: Board, *, public: bool
@@ -110,6 +114,15 @@ class Control:
             self._proven,
             time.monotonic,
         )
+
+    def open_ledger(self) -> None:
+        """Begin to write what workers send, if there is a ledger."""
+        settings = self.settings
+        if settings.ledger:
+            ledger = self.ledger = Writer(open_store(settings.ledger), self.metrics, time.time, settings.ledger_keep_s)
+            self.crew.ledger = ledger.take
+            self.tasks.start(ledger.run(), "ledger")
+            self.tasks.start(ledger.prune(), "ledger-keep")
 
     def _load(self, kept: Kept | None) -> Loaded:
         from routerd.daemon.load import load_checked
@@ -267,6 +280,7 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, mem
         paused=sockets.data.close,
     )
     control = Control(settings, crew, metrics, notifier, board, public=sockets.data.is_public)
+    control.open_ledger()
     control.ending.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     crew.start()
@@ -283,6 +297,8 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, mem
         return status
     finally:
         await crew.kill()
+        if control.ledger is not None:  # all workers have ended: what they sent is here
+            await control.ledger.close(LEDGER_GRACE_S)
         await control.tasks.cancel()
         await control.probes.close()
         await control.fetch.close()

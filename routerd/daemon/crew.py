@@ -34,6 +34,7 @@ from routerd.daemon.channel import (
 from routerd.daemon.generation import BUILD_TIMEOUT, NO_WORKER, Package, WorkerGone, build_problem, publish
 from routerd.daemon.tasks import Tasks
 from routerd.errors import ConfigError
+from routerd.ledger import Batch
 from routerd.observe import Metrics, Snapshot
 
 __all__ = ["Crew", "Link", "Slot", "StartFailed"]
@@ -188,6 +189,7 @@ class Crew:
     """All workers. `dropped(index)` is called when a process ended, `paused(index)` before a long wait for the next one.
 
     `news(kind, fields)` is told of what an operator wants to hear: `worker_restarted`, and what workers send as a Notice.
+    `ledger(batch)` gets the entries of the ledger, the last ones of a worker that ended too.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class Crew:
         self._dropped = dropped
         self._paused = paused
         self.news: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None
+        self.ledger: Callable[[Batch], None] = lambda _batch: None
         self._outcomes: dict[int, tuple[int, int]] = {}  # of processes that ended
         self._clock = clock
         self._sleep = sleep
@@ -377,6 +380,8 @@ class Crew:
                     slot.usable.set()
                 else:
                     self._tasks.start(self._bring_up(slot, link), f"bring-up-{slot.index}")
+            elif isinstance(message, Batch):
+                self.ledger(message)
             elif isinstance(message, Notice):
                 self.news(message.kind, {**message.fields, "worker": slot.index})
             else:

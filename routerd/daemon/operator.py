@@ -15,6 +15,7 @@ from routerd import __version__
 from routerd.daemon.events import Subscription
 from routerd.daemon.report import problem_as_json
 from routerd.errors import ConfigError
+from routerd.ledger import BY, LedgerLost, period_of, usage_answer
 from routerd.observe import merge, render_metrics
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ControlRoom"]
 
 SCRAPE_TIMEOUT_S = 0.5
+LEDGER_FLUSH_S = 1.0
 
 
 class ControlRoom:
@@ -121,6 +123,21 @@ class ControlRoom:
             return False, {**told, "result": exc.stage, "problems": [problem_as_json(problem) for problem in exc.problems]}
         changes = await asyncio.to_thread(diff, reloader.graph, loaded.graph)
         return True, {**told, "digest": loaded.graph.digest, "changes": [change.as_json() for change in changes]}
+
+    async def usage(self, by: str, since: str, until: str) -> Mapping[str, Any]:
+        """Return what was used, by the ledger, entries that are on their way to it included."""
+        ledger = self._control.ledger
+        if ledger is None:
+            raise LookupError("there is no ledger: start the daemon with --state-dir or --ledger")
+        period = period_of(since, until, int(time.time() * 1000))
+        if by not in BY:
+            raise ValueError(f"by {by[:20]!r} is none of {', '.join(BY)}")
+        await self._control.crew.collect(SCRAPE_TIMEOUT_S)  # workers hand over what they have when they are asked
+        pending = await ledger.flush(LEDGER_FLUSH_S)
+        try:
+            return usage_answer(by, period, await ledger.ask(lambda: ledger.store.usage(by, period)), pending)
+        except LedgerLost as exc:
+            raise OSError(f"the ledger cannot be read: {exc}") from exc
 
     def history(self) -> Mapping[str, Any]:
         """Return the last generations, newest first."""

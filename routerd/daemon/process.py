@@ -76,6 +76,7 @@ class Processes:
             "log_format": self._settings.log_format,
             "state_on_loss": self._settings.state_on_loss,
             "state_timeout_s": self._settings.state_timeout_s,
+            "ledger": bool(self._settings.ledger),
         }
         with theirs:
             process = subprocess.Popen(
@@ -95,6 +96,7 @@ def _environment(state: str) -> dict[str, str]:
 
     parent = str(Path(routerd.__file__).resolve().parent.parent)
     environ = dict(os.environ)
+    environ.pop("ROUTERD_LEDGER", None)  # a password that no worker needs
     environ["ROUTERD_STATE"] = state  # not among the arguments, which others can see: it may hold a password
     if not any(parent == os.path.realpath(place) for place in sys.path if "site-packages" in place):
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (parent, environ.get("PYTHONPATH"))))

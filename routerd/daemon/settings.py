@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "address_of", "bind", "settings_from"]
+__all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "address_of", "bind", "ledger_of", "settings_from"]
 
 DEFAULTS: Mapping[str, str] = {
     "config": "routes.yaml",
@@ -31,11 +31,14 @@ DEFAULTS: Mapping[str, str] = {
     "state": "",
     "state_on_loss": "local",
     "state_timeout": "50ms",
+    "ledger": "",
+    "ledger_keep": "90d",
 }
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"", "0", "false", "no", "off"})
 MOST_WORKERS = 256
+LEDGER_FILE = "ledger.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Settings:
     state: str = field(default="", repr=False)  # may hold a password
     state_on_loss: str = "local"
     state_timeout_s: float = 0.05
+    ledger: str = field(default="", repr=False)  # a URL, which may hold a password, or a path; empty: there is none
+    ledger_keep_s: float = 0.0  # 0: for ever
 
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -105,6 +110,8 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         state=read("state", _state),
         state_on_loss=read("state_on_loss", partial(_one_of, "local", "refuse")),
         state_timeout_s=read("state_timeout", duration_s),
+        ledger=read("ledger", partial(ledger_of, read("state_dir", str))),
+        ledger_keep_s=read("ledger_keep", _keep_s),
     )
     if settings.on_invalid == "last-good" and settings.state_dir is None:
         raise ValueError("--on-invalid last-good: needs --state-dir, where the last good configuration is kept")
@@ -141,6 +148,27 @@ def _state(text: str) -> str:
 
         check_url(text)
     return text
+
+
+def ledger_of(state_dir: str, text: str) -> str:
+    """Return the URL or path of the ledger: as told, else in the state directory, else none."""
+    if text == "off" or not (text or state_dir):
+        return ""
+    if not text:
+        return str(Path(state_dir) / LEDGER_FILE)
+    from routerd.ledger import check_url
+
+    check_url(text)
+    return text
+
+
+def _keep_s(text: str) -> float:
+    if text == "forever":
+        return 0.0
+    found = re.fullmatch(r"([1-9]\d{0,4})([hdw])", text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a length, such as 90d, nor `forever`")
+    return int(found[1]) * {"h": 3600.0, "d": 86400.0, "w": 604800.0}[found[2]]
 
 
 def _one_of(one: str, other: str, text: str) -> str:

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routerd.daemon import log as logs
@@ -43,6 +44,7 @@ from routerd.daemon.generation import Assembly, build_problem
 from routerd.daemon.tasks import Tasks
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph, Route
+from routerd.ledger import Batch, Outbox
 from routerd.observe import Metrics, Snapshot
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ log = logging.getLogger("routerd.worker")
 
 TICK_S = 1.0
 FLUSH_S = 0.1
+UNSENT_MOST_BYTES = 4 * 1024 * 1024  # to control, before the ledger keeps its entries back
 COLLECT_AFTER = 20_000  # allocations between two looks of the collector at the young; 700 of them would cost 4 % of a request
 FREED_A_STEP = 50  # routes freed before other callbacks run: well below 1 ms
 PR_SET_PDEATHSIG = 1
@@ -145,6 +148,7 @@ class Worker:
         elif isinstance(message, Abort):
             self._forget(message.number)
         elif isinstance(message, Ask):
+            self._flush()
             self._tasks.start(self._tick(message.ticket), "answer")
         elif isinstance(message, News):
             self._gateway.learn(message.what)
@@ -277,6 +281,7 @@ async def _serve(told: dict[str, Any]) -> None:
         access = logs.AccessLog(told["log_format"], dropped, logs.LineWriter(1))
     channel = await Channel.open(socket.socket(fileno=told["channel"]))
     remote = await _remote(told, metrics)
+    outbox = _outbox(channel, metrics) if told["ledger"] else None
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
         health=Health(Board.attach(told["endpoints"], worker=index)),
@@ -286,6 +291,7 @@ async def _serve(told: dict[str, Any]) -> None:
         notice=lambda kind, fields: channel.send(Notice(kind, fields)),
         remote=remote,
         ask_token=lambda source, refused: channel.send(WantToken(source, refused)),
+        ledger=outbox.add if outbox else None,
     )
     worker = Worker(
         channel,
@@ -293,15 +299,37 @@ async def _serve(told: dict[str, Any]) -> None:
         metrics,
         index=index,
         sock=socket.socket(fileno=told["listen"]),
-        flush=access.flush if access else lambda: False,
+        flush=partial(_flush, outbox, access),
     )
     await worker.run()
+    while outbox is not None and outbox.waiting:
+        outbox.flush()
+        await channel.flush()
     if remote is not None:
         await remote.counters.close()
     await channel.flush()
     channel.close()
     if access:
         access.finish(1.0)
+
+
+def _flush(outbox: Outbox | None, access: logs.AccessLog | None) -> bool:
+    """Hand over entries and access records; return whether more could be handed over at once."""
+    if outbox is not None:
+        outbox.flush()
+    return access.flush() if access is not None else False
+
+
+def _outbox(channel: Channel, metrics: Metrics) -> Outbox:
+    """Make the way of the ledger's entries to control."""
+
+    def send(batch: Batch) -> bool:
+        if channel.unsent_bytes > UNSENT_MOST_BYTES:
+            return False
+        channel.send(batch)
+        return True
+
+    return Outbox(send, metrics.counter("routerd_ledger_dropped_total"))
 
 
 async def _remote(told: dict[str, Any], metrics: Metrics) -> Remote | None:

@@ -12,6 +12,7 @@ from routerd.policy.budgets import (
     estimate,
     reserve,
     spent,
+    tokens_of,
     turned_away,
 )
 from routerd.policy.charge import Bill, Charge, charges, provider_charges
@@ -37,5 +38,6 @@ __all__ = [
     "provider_charges",
     "reserve",
     "spent",
+    "tokens_of",
     "turned_away",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "estimate",
     "reserve",
     "spent",
+    "tokens_of",
     "turned_away",
 ]
 
@@ -138,10 +139,15 @@ def admit(counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) 
 def estimate(size_bytes: int, max_tokens: int | None, price: Price | None = None) -> Need:
     """Return what to reserve: the body's tokens by its size, and as many as the answer may have; at this price."""
     output = OUTPUT_TOKENS if max_tokens is None else max(0, max_tokens)
-    given = max(1, -(-size_bytes // BYTES_PER_TOKEN))
+    given = max(1, tokens_of(size_bytes))
     if price is None:
         return Need(given + output)
     return Need(given + output, cost_nano_usd(Usage(input_tokens=given, output_tokens=output), price))
+
+
+def tokens_of(size_bytes: int) -> int:
+    """Return how many tokens so much text is, about."""
+    return -(-size_bytes // BYTES_PER_TOKEN)
 
 
 def spent(usage: Usage, price: Price | None) -> Need:

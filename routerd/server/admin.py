@@ -25,6 +25,7 @@ PAGES = {
     "POST /-/rollback": "serve an earlier generation again (?to=N)",
     "POST /-/diff": "what the files change against what serves, or every problem they have; changes nothing",
     "GET /-/history": "the last generations that served, as JSON",
+    "GET /-/usage": "requests, tokens and cost from the ledger (?by=client|route|provider|model|day&since=7d&until=2026-11-01)",
     "GET /events": "what happens, as it happens (Server-Sent Events)",
     "POST /-/endpoints/{name}/drain": "send the endpoint nothing new; what runs there finishes",
     "POST /-/endpoints/{name}/undrain": "let it come back",
@@ -81,6 +82,9 @@ class Operator(Protocol):
     def history(self) -> Mapping[str, Any]:
         """Return the last generations as plain values."""
 
+    async def usage(self, by: str, since: str, until: str) -> Mapping[str, Any]:
+        """Return what was used; ValueError for words without a meaning, LookupError without a ledger, OSError: it is away."""
+
     def events(self, last_id: str) -> Reading | None:
         """Return the events after `last_id`, and those to come; None when too many listen."""
 
@@ -98,6 +102,7 @@ def admin_app(operator: Operator) -> web.Application:
     app.router.add_post("/-/rollback", pages.rollback)
     app.router.add_post("/-/diff", pages.diff)
     app.router.add_get("/-/history", pages.history)
+    app.router.add_get("/-/usage", pages.usage)
     app.router.add_get("/events", pages.events)
     app.router.add_post("/-/endpoints/{name}/drain", pages.drain)
     app.router.add_post("/-/endpoints/{name}/undrain", pages.undrain)
@@ -160,6 +165,18 @@ class _Pages:
 
     async def history(self, _: web.Request) -> web.Response:
         return _json(self._operator.history())
+
+    async def usage(self, request: web.Request) -> web.Response:
+        asked = request.query
+        try:
+            told = await self._operator.usage(asked.get("by", "client"), asked.get("since", ""), asked.get("until", ""))
+        except ValueError as exc:
+            return _json({"error": str(exc)}, status=400)
+        except LookupError as exc:
+            return _json({"error": str(exc.args[0])}, status=404)
+        except OSError as exc:
+            return _json({"error": str(exc)}, status=503)
+        return _json(told)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         reading = self._operator.events(request.headers.get("Last-Event-ID", ""))

@@ -24,6 +24,7 @@ from routerd.attempt import AskToken, Ticker, TokenNews, Tokens, no_tokens, orig
 from routerd.errors import ConfigError, MethodNotAllowed, NotFound, NotReady, Problem, RequestError
 from routerd.graph import Cors, Graph
 from routerd.health import Health
+from routerd.ledger import Entry
 from routerd.observe import AccessRecord, Metrics
 from routerd.plan import ModelNews
 from routerd.policy import Counters
@@ -62,6 +63,7 @@ class Gateway:
         notice: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None,
         remote: Remote | None = None,
         ask_token: AskToken = no_tokens,
+        ledger: Callable[[Entry], None] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.worker = worker
@@ -76,6 +78,7 @@ class Gateway:
             access=access,
             notice=notice,
             remote=remote,
+            ledger=ledger,
         )
         self._used_ratio = UsedRatio(remote.counters if remote is not None else counters, metrics)
         self._generation: Generation | None = None

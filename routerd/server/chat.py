@@ -28,10 +28,11 @@ from routerd.errors import (
     ShuttingDown,
 )
 from routerd.graph import Client, Graph, Provider
+from routerd.ledger import Entry
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
 from routerd.plan import Planned, Resolved, RoutePlan, affinity_key
-from routerd.policy import NOTHING, Lease, allowed, estimate, spent
+from routerd.policy import NOTHING, Lease, allowed, cost_nano_usd, estimate, spent
 from routerd.server.generation import Generation
 from routerd.server.intake import key_of, read_json_body
 from routerd.server.limits import limit_lines
@@ -40,6 +41,7 @@ from routerd.server.protocol import ClientProtocol, ClientStream, Reply
 from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
+from routerd.server.used import guessed, used_by_answer, used_by_stream
 from routerd.wire.openai import max_tokens_of, parse_request, prepare_body, take_provider
 
 __all__ = ["ANONYMOUS", "ModelCall", "open_provider"]
@@ -70,6 +72,9 @@ def name_provider(request: ModelRequest, graph: Graph) -> None:
 
 
 _OWN_FIELDS = ("anthropic-beta",)
+_make = tuple.__new__  # a NamedTuple without its slow way in
+_SILENT, _UNUSED = Usage(estimated=True), Usage()  # an answer whose engine says no tokens; no answer
+_NO_TOKENS = frozenset({"file", "passage"})
 _REJECTED = frozenset({ErrorType.POLICY_BUDGET, ErrorType.POLICY_FORBIDDEN})
 _CLIENTS_FAULT = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.CONTEXT_LENGTH})
 _FAILED = frozenset({"upstream_error", "truncated"})
@@ -108,6 +113,7 @@ class ModelCall:
         "_task",
         "_ttft_s",
         "_usage",
+        "_used",
         "_wire",
     )
 
@@ -133,7 +139,8 @@ class ModelCall:
         self._tally: Tally | None = None
         self._dropped: tuple[str, ...] = ()  # parameters that the target has no word for
         self._said = ""  # the attempts, in words
-        self._usage: Usage | None = None
+        self._usage: Usage | None = None  # as the engine said it
+        self._used: Usage | None = None  # the same, or an estimate: what is charged
         self._outcome = "ok"
         self._error_type = ""
         self._status = 200
@@ -297,8 +304,11 @@ class ModelCall:
 
     def _unary(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
         assert answer.decoded is not None
-        usage = self._usage = answer.decoded.usage
-        attempts.finish(answer, usage)
+        used = self._usage = answer.decoded.usage
+        if used is None and self._wire is not None and self._charges():
+            used = used_by_answer(None, self._wire.size_bytes, answer.body)
+        self._used = used
+        attempts.finish(answer, used)
         return self._reply(Reply(200, self._all_fields() + JSON_FIELD, answer.body))
 
     async def _stream(self, attempts: Attempts, answer: Answer) -> web.StreamResponse:
@@ -309,9 +319,10 @@ class ModelCall:
         stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
         protocol.feed(relay)
         self._shared.streams.add(relay)
+        text, ended = None, None
         try:
             await protocol.taken(answer.planned.target.timeouts.idle_s)
-            relay.commit(stream, attempts.lane.wire(answer.planned))
+            text = relay.commit(stream, attempts.lane.wire(answer.planned), count=self._charges())
             ended = await relay.finished
         except BaseException:
             relay.stop()
@@ -322,17 +333,30 @@ class ModelCall:
         finally:
             protocol.feeder = None
             self._shared.streams.discard(relay)
-            usage = self._usage = relay.scan.usage
+            self._usage = relay.scan.usage
+            used = used_by_stream(self._usage, attempts.request.size_bytes, text, ended is Ended.OK)
+            if used is None and self._charges():  # the client has gone before anything was sent
+                used = guessed(attempts.request.size_bytes, 0)
+            self._used = used
             if relay.scan.malformed:
                 attempts.count_malformed(answer.planned.target.label, relay.scan.malformed)
             self._sent_bytes = relay.sent_bytes
             attempts.upstream_s = time.monotonic() - self._started_s
-            attempts.finish(answer, usage)
+            attempts.finish(answer, used)
         if ended is not Ended.OK:
             self._interrupted(answer.planned, ended)
         if ended is Ended.CLIENT_STALLED and self._request.transport is not None:
             self._request.transport.abort()
         return stream.finished()
+
+    def _charges(self) -> bool:
+        """Whether somebody wants to know what the answer used even where its engine does not say."""
+        lease = self._lease
+        return (
+            self._shared.ledger is not None
+            or (lease is not None and bool(lease.bill.settled))
+            or self._generation.has_provider_budgets
+        )
 
     def _interrupted(self, planned: Planned, ended: Ended) -> None:
         gone = ended is Ended.CLIENT_STALLED
@@ -400,15 +424,23 @@ class ModelCall:
         self._outcome = outcome
 
     def _settle(self) -> None:
-        """Give the request's own lease back: real usage where the engine told, nothing where nothing was answered."""
+        """Give the request's own lease back: what was used where that is known, nothing where nothing was answered.
+
+        A client that left while an engine worked for it has used its prompt.
+        """
+        attempts, planned = self._attempts, self._planned
+        if planned is None and attempts is not None and attempts.records and attempts.records[-1].result == ErrorType.CALLER_GONE:
+            planned = attempts.at
+            if attempts.passing is None and self._charges():
+                self._used = guessed(attempts.request.size_bytes, 0)
         lease = self._lease
         if lease is None:
             return
         now_s = time.monotonic()
-        if self._planned is None:
+        if self._used is not None and planned is not None:
+            lease.settle(spent(self._used, planned.target.price), now_s)
+        elif self._planned is None:
             lease.settle(NOTHING, now_s)
-        elif self._usage is not None:
-            lease.settle(spent(self._usage, self._planned.target.price), now_s)
         lease.release(now_s)
 
     def _account(self) -> None:
@@ -427,6 +459,8 @@ class ModelCall:
             self._generation.ended += 1
         else:
             self._count_failure(duration_s)
+        if shared.ledger is not None and (self._client is not None or self._generation.graph.clients is None):
+            shared.ledger(self._entry(duration_s))  # without a key that fits it is nobody's
         if shared.access is not None:
             shared.access(self._record(lane.route.name if lane is not None else OTHER, ended_s))
 
@@ -443,6 +477,43 @@ class ModelCall:
             metrics.histogram(
                 "gen_ai_server_request_duration_seconds", self._operation, provider, route, model, self._error_type
             ).observe(duration_s)
+
+    def _entry(self, duration_s: float) -> Entry:
+        attempts, used = self._attempts, self._used
+        planned = self._planned or (attempts.at if attempts is not None else None)
+        provider = model = ""
+        cost = 0
+        if planned is not None:
+            provider = planned.provider.name
+            model = planned.model if self._planned is not None else planned.target.model  # an answer proves that a name is one
+            if used is not None:
+                cost = cost_nano_usd(used, planned.target.price)
+        if used is None:
+            used = _SILENT if self._planned is not None and self._operation not in _NO_TOKENS else _UNUSED
+        return _make(
+            Entry,
+            (
+                int(self._started_unix_s * 1000),
+                self._request_id,
+                self._client.name if self._client is not None else ANONYMOUS,
+                self._lane.route.name if self._lane is not None else OTHER,
+                provider,
+                model,
+                self._operation,
+                self._outcome,
+                self._status,
+                self._error_type,
+                int(self._wire is not None and self._wire.stream),
+                len(attempts.records) if attempts is not None else 0,
+                used.input_tokens,
+                used.output_tokens,
+                used.cached_tokens,
+                used.reasoning_tokens,
+                int(used.estimated),
+                cost,
+                int(duration_s * 1000),
+            ),
+        )
 
     def _record(self, route: str, ended_s: float) -> AccessRecord:
         wire, planned, attempts, usage = self._wire, self._planned, self._attempts, self._usage

@@ -195,7 +195,7 @@ class PassCall(ModelCall):
         finally:
             protocol.feeder = None
             self._shared.streams.discard(passage)
-            usage = self._usage = passage.usage
+            usage = self._usage = self._used = passage.usage
             self._sent_bytes = passage.sent_bytes
             attempts.upstream_s = time.monotonic() - self._started_s
             attempts.finish(answer, usage)

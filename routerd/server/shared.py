@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from routerd.attempt import Passage, Relay, Ticker, Tokens
 from routerd.health import Health
+from routerd.ledger import Entry
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
 from routerd.server.admission import Admission, Remote
@@ -56,6 +57,7 @@ class Shared:
     tokens: Tokens
     found: Mapping[str, str | None] = field(default_factory=dict)  # provider -> its models; another mapping at each news
     remote: Remote | None = None
+    ledger: Callable[[Entry], None] | None = None  # None: nothing is written down
     streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)

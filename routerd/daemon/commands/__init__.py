@@ -7,6 +7,7 @@
     explain    explain (explained: its facts; explain_text: its screen)
     init       init: a first routes.yaml
     completion completion: for bash, zsh and fish
+    usage      usage: from the daemon or straight from its ledger
     live       reload, status, rollback, history: talk to the admin listener of a running daemon
 
 `add_x(commands)` declares the flags of a command, `x(flags, environ)` runs it and returns the exit status: 0 fine, 1 a difference
