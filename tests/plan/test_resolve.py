@@ -171,7 +171,7 @@ def test_a_name_nobody_has_is_cheap_to_refuse() -> None:
 
 @pytest.mark.parametrize("many", [1, 2, 32])
 @given(texts=st.lists(patterns, min_size=1, max_size=12, unique=True), name=names)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)  # a busy machine is no failure
 def test_the_index_finds_what_trying_every_pattern_in_order_finds(many: int, texts: list[str], name: str) -> None:
     ordered = graph(*(route(text, "p/m") for text in texts)).patterns
     expected = None

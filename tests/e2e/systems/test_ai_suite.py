@@ -44,9 +44,12 @@ class Listing(Upstream):
     def _answer(self, request: Any) -> Answer:
         if request.method == "GET" and request.target.partition("?")[0].endswith("/models"):
             self.listed += 1
-            self.requests.remove(request)
             return answers.reply(json.dumps(shape(self.name)).encode())
         return super()._answer(request)
+
+    def _arrived(self, request: Any) -> None:
+        if request.method != "GET":
+            super()._arrived(request)
 
 
 @dataclass
