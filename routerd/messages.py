@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from routerd.trace import Trace
+
 
 @dataclass(slots=True, kw_only=True)
 class Usage:
@@ -44,6 +46,7 @@ class ModelRequest:
     client: str = ""
     request_id: str = ""
     arrived_at_s: float = 0.0
+    trace: Trace | None = None  # what the client is part of, or what is recorded
     headers: Mapping[str, str] = field(default_factory=dict)
     native: Mapping[str, Any] | None = None  # the client's own fields where it spoke another API, for a target that speaks it too
     dropped: tuple[str, ...] = ()  # and what of them `body` has no word for
@@ -77,6 +80,7 @@ class AttemptRecord:
     result: str = "ok"
     reason: str = ""  # the ErrorKind, or empty
     status: int | None = None
+    after_s: float = 0.0  # from the request's arrival to the begin of this attempt
     duration_s: float = 0.0
     message: str = ""
 

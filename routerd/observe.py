@@ -135,6 +135,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "routerd_ledger_dropped_total": Family("counter", "Entries lost: too many waited, or the daemon ended meanwhile."),
         "routerd_ledger_pending": Family("gauge", "Entries that wait to be written to the ledger."),
         "routerd_ledger_up": Family("gauge", "1 when the ledger's database takes what is written."),
+        "routerd_spans_total": Family(
+            "counter", "Spans for the collector of traces: exported, dropped (too many waited), failed.", ("worker", "result")
+        ),
         "routerd_access_records_dropped_total": Family(
             "counter", "Access records dropped because standard output was too slow.", ("worker",)
         ),

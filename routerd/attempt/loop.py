@@ -159,6 +159,7 @@ class Attempts:
         record = self._record(planned)
         self.at = planned
         started_s = self.now()
+        record.after_s = started_s - self.request.arrived_at_s
         self.health.begin(planned.endpoint.name)
         kept = False
         try:
@@ -266,6 +267,8 @@ class Attempts:
                 ErrorKind.MODEL_MISSING, f"the simulator has no {self.request.path}", delivery=Delivery.NOT_SENT, status=404
             )
         cap = self._cap(("total", float("inf"), 0.0), deadline)
+        if self.request.trace is not None:
+            passing.fields = {**passing.fields, **self.request.trace.fields(len(self.records))}
         try:
             passage = await open_passage(wire, passing, planned.model, self.request.request_id, cap)
         except Refused as exc:
@@ -273,7 +276,10 @@ class Attempts:
         return Answer(planned, passage=passage)
 
     def _speech(self, wire: Wire, planned: Planned) -> Speech:
-        return say(self, self.body, self.lane.route, wire, planned, self.now_unix())
+        speech = say(self, self.body, self.lane.route, wire, planned, self.now_unix())
+        if self.request.trace is not None:
+            speech.encoded.fields = {**speech.encoded.fields, **self.request.trace.fields(len(self.records))}
+        return speech
 
     def _cap(self, phase: Cap, deadline: tuple[float, float]) -> Cap:
         return phase if phase[1] <= deadline[1] else ("deadline", deadline[1], deadline[0])

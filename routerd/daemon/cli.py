@@ -92,6 +92,7 @@ def _add_serve(commands: Any) -> None:
     flag("--ledger", "postgres://..., an SQLite file, or `off`; with --state-dir ledger.sqlite3 there", metavar="WHERE")
     flag("--ledger-keep", "how long single requests stay in the ledger, or `forever`; sums by day always stay", metavar="TIME")
     flag("--state-timeout", "no request waits longer for it", metavar="TIME")
+    flag("--otel", "where spans go, an OTLP/HTTP collector; also OTEL_EXPORTER_OTLP_ENDPOINT", metavar="URL")
     serve.add_argument(
         "--open",
         action="store_true",

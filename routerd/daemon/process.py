@@ -83,14 +83,14 @@ class Processes:
                 [sys.executable, "-P", "-m", "routerd.daemon.worker", json.dumps(told)],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
-                env=_environment(self._settings.state),
+                env=_environment(self._settings.state, self._settings.otel),
                 process_group=0,  # Ctrl-C is for control, which tells the workers
             )
         ours.setblocking(False)
         return index, process, ours
 
 
-def _environment(state: str) -> dict[str, str]:
+def _environment(state: str, otel: str) -> dict[str, str]:
     """The worker imports the same routerd as this process, wherever it came from, and nothing from the current directory."""
     import routerd
 
@@ -98,6 +98,7 @@ def _environment(state: str) -> dict[str, str]:
     environ = dict(os.environ)
     environ.pop("ROUTERD_LEDGER", None)  # a password that no worker needs
     environ["ROUTERD_STATE"] = state  # not among the arguments, which others can see: it may hold a password
+    environ["ROUTERD_OTEL"] = otel
     if not any(parent == os.path.realpath(place) for place in sys.path if "site-packages" in place):
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (parent, environ.get("PYTHONPATH"))))
     return environ

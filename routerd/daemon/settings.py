@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "address_of", "bind", "ledger_of", "settings_from"]
 
@@ -33,6 +34,7 @@ DEFAULTS: Mapping[str, str] = {
     "state_timeout": "50ms",
     "ledger": "",
     "ledger_keep": "90d",
+    "otel": "",
 }
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -78,6 +80,7 @@ class Settings:
     state_timeout_s: float = 0.05
     ledger: str = field(default="", repr=False)  # a URL, which may hold a password, or a path; empty: there is none
     ledger_keep_s: float = 0.0  # 0: for ever
+    otel: str = field(default="", repr=False)  # where spans go; may hold a password
 
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -112,6 +115,7 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         state_timeout_s=read("state_timeout", duration_s),
         ledger=read("ledger", partial(ledger_of, read("state_dir", str))),
         ledger_keep_s=read("ledger_keep", _keep_s),
+        otel=read("otel", _collector) or _collector(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")),
     )
     if settings.on_invalid == "last-good" and settings.state_dir is None:
         raise ValueError("--on-invalid last-good: needs --state-dir, where the last good configuration is kept")
@@ -169,6 +173,13 @@ def _keep_s(text: str) -> float:
     if found is None:
         raise ValueError(f"{text!r} is not a length, such as 90d, nor `forever`")
     return int(found[1]) * {"h": 3600.0, "d": 86400.0, "w": 604800.0}[found[2]]
+
+
+def _collector(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("it is not the URL of an OTLP/HTTP collector, such as http://127.0.0.1:4318")
+    return text.rstrip("/")
 
 
 def _one_of(one: str, other: str, text: str) -> str:

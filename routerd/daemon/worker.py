@@ -48,6 +48,7 @@ from routerd.ledger import Batch, Outbox
 from routerd.observe import Metrics, Snapshot
 
 if TYPE_CHECKING:
+    from routerd.daemon.spans import SpanExporter
     from routerd.server import Remote
 
 __all__ = ["Worker", "main"]
@@ -282,6 +283,7 @@ async def _serve(told: dict[str, Any]) -> None:
     channel = await Channel.open(socket.socket(fileno=told["channel"]))
     remote = await _remote(told, metrics)
     outbox = _outbox(channel, metrics) if told["ledger"] else None
+    exporter = _exporter(index, metrics)
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
         health=Health(Board.attach(told["endpoints"], worker=index)),
@@ -290,21 +292,17 @@ async def _serve(told: dict[str, Any]) -> None:
         worker=index,
         notice=lambda kind, fields: channel.send(Notice(kind, fields)),
         remote=remote,
+        tracer=exporter,
         ask_token=lambda source, refused: channel.send(WantToken(source, refused)),
         ledger=outbox.add if outbox else None,
     )
-    worker = Worker(
-        channel,
-        gateway,
-        metrics,
-        index=index,
-        sock=socket.socket(fileno=told["listen"]),
-        flush=partial(_flush, outbox, access),
-    )
-    await worker.run()
+    sock = socket.socket(fileno=told["listen"])
+    await Worker(channel, gateway, metrics, index=index, sock=sock, flush=partial(_flush, outbox, access)).run()
     while outbox is not None and outbox.waiting:
         outbox.flush()
         await channel.flush()
+    if exporter is not None:
+        await exporter.close()
     if remote is not None:
         await remote.counters.close()
     await channel.flush()
@@ -350,6 +348,18 @@ async def _remote(told: dict[str, Any], metrics: Metrics) -> Remote | None:
     counters = RemoteCounters(url, told["state_timeout_s"], changed)
     await counters.open()
     return Remote(counters, told["state_on_loss"] == "refuse")
+
+
+def _exporter(index: int, metrics: Metrics) -> SpanExporter | None:
+    """Begin to export spans, if there is a collector."""
+    url = os.environ.get("ROUTERD_OTEL", "")
+    if not url:
+        return None
+    from routerd.daemon.spans import SpanExporter
+
+    exporter = SpanExporter(url, os.environ, index, metrics)
+    exporter.start()
+    return exporter
 
 
 def _die_with_parent(parent: int) -> None:

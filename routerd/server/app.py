@@ -38,7 +38,7 @@ from routerd.server.operations import OPERATIONS, Operation, operation_at
 from routerd.server.passage import PassCall, passed_at
 from routerd.server.protocol import DataServer, Reply
 from routerd.server.render import JSON_FIELD, cors_fields, error_reply, preflight
-from routerd.server.shared import Shared
+from routerd.server.shared import Shared, Tracer
 from routerd.upstream import Upstreams
 
 __all__ = ["Gateway"]
@@ -62,6 +62,7 @@ class Gateway:
         worker: int = 0,
         notice: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None,
         remote: Remote | None = None,
+        tracer: Tracer | None = None,
         ask_token: AskToken = no_tokens,
         ledger: Callable[[Entry], None] | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class Gateway:
             notice=notice,
             remote=remote,
             ledger=ledger,
+            tracer=tracer,
         )
         self._used_ratio = UsedRatio(remote.counters if remote is not None else counters, metrics)
         self._generation: Generation | None = None

@@ -111,6 +111,7 @@ class ModelCall:
         "_stopped",
         "_tally",
         "_task",
+        "_trace",
         "_ttft_s",
         "_usage",
         "_used",
@@ -131,6 +132,7 @@ class ModelCall:
         self._fields = ""
         self._request_id = ""
         self._client: Client | None = None
+        self._trace = shared.context(request.headers)
         self._wire: ModelRequest | None = None
         self._lane: Lane | None = None
         self._lease: Lease | None = None
@@ -206,6 +208,7 @@ class ModelCall:
         request = self._wire = self._parsed(raw)
         request.request_id = self._request_id
         request.arrived_at_s = self._started_s
+        request.trace = self._trace
         request.client = client.name if client is not None else ""
         if "provider" in request.body:
             name_provider(request, generation.graph)
@@ -461,8 +464,9 @@ class ModelCall:
             self._count_failure(duration_s)
         if shared.ledger is not None and (self._client is not None or self._generation.graph.clients is None):
             shared.ledger(self._entry(duration_s))  # without a key that fits it is nobody's
-        if shared.access is not None:
-            shared.access(self._record(lane.route.name if lane is not None else OTHER, ended_s))
+        if shared.access is not None or shared.tracer is not None:
+            record = self._record(lane.route.name if lane is not None else OTHER, ended_s)
+            shared.told(record, self._trace, self._operation, self._attempts.records if self._attempts is not None else ())
 
     def _count_failure(self, duration_s: float) -> None:
         metrics, planned = self._shared.metrics, self._planned

@@ -158,6 +158,7 @@ class PassCall(ModelCall):
         request = ModelRequest(operation=self._operation, path=self._path, model=model, body={})
         request.request_id = self._request_id
         request.arrived_at_s = self._started_s
+        request.trace = self._trace
         request.client = self._client.name if self._client is not None else ""
         return request
 

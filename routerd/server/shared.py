@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from routerd.attempt import Passage, Relay, Ticker, Tokens
 from routerd.health import Health
 from routerd.ledger import Entry
+from routerd.messages import AttemptRecord
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
 from routerd.server.admission import Admission, Remote
+from routerd.trace import Trace, passed_on
 from routerd.upstream import Upstreams
 
-__all__ = ["RequestIds", "Shared"]
+__all__ = ["RequestIds", "Shared", "Tracer"]
 
 
 class RequestIds:
@@ -42,6 +44,16 @@ class Call(Protocol):
         """The daemon ends now: answer that, unless a stream has begun."""
 
 
+class Tracer(Protocol):
+    """Records requests for a collector of traces."""
+
+    def begin(self, parent: str | None, state: str | None, /) -> Trace | None:
+        """Return the context of a request that came with these header fields."""
+
+    def ended(self, trace: Trace, operation: str, record: AccessRecord, attempts: Sequence[AttemptRecord], /) -> None:
+        """Keep what became of it."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Shared:
     """One a worker."""
@@ -58,6 +70,7 @@ class Shared:
     found: Mapping[str, str | None] = field(default_factory=dict)  # provider -> its models; another mapping at each news
     remote: Remote | None = None
     ledger: Callable[[Entry], None] | None = None  # None: nothing is written down
+    tracer: Tracer | None = None
     streams: set[Relay | Passage] = field(default_factory=set)  # committed and not ended: told when the daemon stops
     calls: set[Call] = field(default_factory=set)  # running: told when the daemon stops
     rng: random.Random = field(default_factory=random.Random)
@@ -71,3 +84,17 @@ class Shared:
         self.admission.notify = self.notice
         self.before_upstream = self.metrics.histogram("routerd_overhead_seconds", "before_upstream")
         self.after_upstream = self.metrics.histogram("routerd_overhead_seconds", "after_upstream")
+
+    def context(self, headers: Mapping[str, str]) -> Trace | None:
+        """Return the trace that a request belongs to: handed on to upstreams, and recorded where there is a tracer."""
+        parent = headers.get("traceparent")
+        if self.tracer is not None:
+            return self.tracer.begin(parent, headers.get("tracestate"))
+        return passed_on(parent, headers.get("tracestate")) if parent is not None else None
+
+    def told(self, record: AccessRecord, trace: Trace | None, operation: str, attempts: Sequence[AttemptRecord]) -> None:
+        """Hand over what became of a request: to the access log, and to the tracer if it is recorded."""
+        if self.access is not None:
+            self.access(record)
+        if self.tracer is not None and trace is not None and trace.span_id:
+            self.tracer.ended(trace, operation, record, attempts)
