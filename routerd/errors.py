@@ -213,6 +213,18 @@ class BudgetExceeded(RequestError):
     taken: Taken | None = None  # what the counters said
 
 
+class CreditsExhausted(BudgetExceeded):
+    """402: the client has no credit left for this request.
+
+    Not 429: nothing is to be waited for, and OpenAI's SDKs send a 429 again by themselves. The type is OpenAI's for an account
+    without money.
+    """
+
+    status = 402
+    type = "insufficient_quota"
+    code = "insufficient_credits"
+
+
 class StateUnavailable(RequestError):
     """503: the counters that hosts share cannot be reached, and the operator wants no request uncounted."""
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
 from routerd.daemon import log as logs
+from routerd.daemon.credit import CreditOffice
 from routerd.daemon.crew import Crew
 from routerd.daemon.drain import Ending, drain
 from routerd.daemon.events import Events
@@ -67,6 +68,7 @@ class Control:
     """The parts of the control process, once its sockets and workers exist."""
 
     ledger: Writer | None = None
+    credits: CreditOffice
 
     def __init__(
         self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, board: Board, *, public: bool
@@ -115,14 +117,15 @@ class Control:
             time.monotonic,
         )
 
-    def open_ledger(self) -> None:
-        """Begin to write what workers send, if there is a ledger."""
+    def open_ledger(self, counters: LocalCounters) -> None:
+        """Begin to write what workers send, if there is a ledger, and to count credits by it."""
         settings = self.settings
         if settings.ledger:
             ledger = self.ledger = Writer(open_store(settings.ledger), self.metrics, time.time, settings.ledger_keep_s)
             self.crew.ledger = ledger.take
             self.tasks.start(ledger.run(), "ledger")
             self.tasks.start(ledger.prune(), "ledger-keep")
+        self.credits = CreditOffice(self.ledger, counters, self.crew, shared=bool(settings.state))
 
     def _load(self, kept: Kept | None) -> Loaded:
         from routerd.daemon.load import load_checked
@@ -147,7 +150,9 @@ class Control:
         )
 
     async def _publish(self, package: Package) -> tuple[float, float]:
+        await self.credits.grant(package.credits)
         took = await self.crew.publish(package)
+        self.credits.serve(package.credits)
         self.errands.follow(package.providers)
         return took
 
@@ -280,7 +285,7 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, mem
         paused=sockets.data.close,
     )
     control = Control(settings, crew, metrics, notifier, board, public=sockets.data.is_public)
-    control.open_ledger()
+    control.open_ledger(counters)
     control.ending.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))
     crew.start()

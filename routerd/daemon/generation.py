@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from routerd.daemon.channel import Committed, Piece, Prepare, Prepared, decode, encode
 from routerd.errors import ConfigError, Problem
-from routerd.graph import Graph, Provider
+from routerd.graph import Credits, Graph, Provider
 
 __all__ = [
     "BUILD_TIMEOUT", "NO_WORKER", "Assembly", "Package", "Port", "WorkerGone", "build_problem", "pack", "publish", "unpack",
@@ -44,6 +44,7 @@ class Package:
     open: bool  # no clients block: anybody may call
     providers: Mapping[str, Provider] = field(default_factory=dict, repr=False)  # for control's own look at endpoints
     disabled: Mapping[str, str] = field(default_factory=dict)  # providers.x or clients.x -> why it is not used
+    credits: Mapping[str, Credits] = field(default_factory=dict)  # of clients, by name
     empty: bool = False  # nothing is offered, and the file does not say that this is meant
 
 
@@ -85,6 +86,7 @@ def pack(number: int, graph: Graph) -> Package:
         open=graph.clients is None,
         providers=graph.providers,
         disabled=disabled,
+        credits={client.name: client.credits for client in (graph.clients or {}).values() if client.credits is not None},
         empty=not (graph.allow_empty or _offers(graph)),
     )
 

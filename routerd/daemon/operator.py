@@ -135,7 +135,8 @@ class ControlRoom:
         await self._control.crew.collect(SCRAPE_TIMEOUT_S)  # workers hand over what they have when they are asked
         pending = await ledger.flush(LEDGER_FLUSH_S)
         try:
-            return usage_answer(by, period, await ledger.ask(lambda: ledger.store.usage(by, period)), pending)
+            rows = await ledger.ask(lambda: ledger.store.usage(by, period))
+            return {**usage_answer(by, period, rows, pending), "credits": await self._control.credits.balances()}
         except LedgerLost as exc:
             raise OSError(f"the ledger cannot be read: {exc}") from exc
 

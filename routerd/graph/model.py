@@ -373,11 +373,11 @@ class Route:
 class Budget:
     """One limit. `kind`: requests | tokens | usd | concurrency; a limit in usd is kept in nano-dollars (1e-9 USD).
 
-    Its window is `window_s` (sliding) or `calendar` (hour | day | week | month, UTC); concurrency has neither. `burst` (0: none):
-    besides, at most so many beyond the even rate limit / window_s. `scope`: global | client | model | provider | endpoint: one
-    counter in all, or one a subject. `models`: only requests whose upstream or public model name matches one of these patterns
-    are counted (empty: all). `queue_max` (0: none) requests may wait in line for `queue_wait_s`, in each worker. `shadow`: it
-    counts and reports, but never refuses.
+    Its window is `window_s` (sliding) or `calendar` (hour | day | week | month, UTC; credits: ever); concurrency has neither.
+    `burst` (0: none): besides, at most so many beyond the even rate limit / window_s. `scope`: global | client | model |
+    provider | endpoint: one counter in all, or one a subject. `models`: only requests whose upstream or public model name
+    matches one of these patterns are counted (empty: all). `queue_max` (0: none) requests may wait in line for `queue_wait_s`,
+    in each worker. `shadow`: it counts and reports, but never refuses.
     """
 
     name: str
@@ -385,12 +385,22 @@ class Budget:
     limit: int
     window_s: float = 0.0
     calendar: str = ""
+    since: str = ""  # of credits (`ever`): the day from which on use counts
     burst: int = 0
     scope: str = "global"
     models: tuple[Pattern, ...] = ()
     queue_max: int = 0
     queue_wait_s: float = 0.0
     shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credits:
+    """What a client may use in all: `limit` tokens, or nano-dollars. What it used since the day `since` (empty: ever) counts."""
+
+    kind: str  # tokens | usd
+    limit: int
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +411,7 @@ class Client:
     key_sha256: bytes
     models: tuple[Pattern, ...] = ()  # empty: all
     budgets: tuple[str, ...] = ()
+    credits: Credits | None = None
 
     def may_use(self, *names: str) -> bool:
         """Tell whether any of these names of one model (as asked, the route's) is in the client's list."""

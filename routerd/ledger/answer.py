@@ -46,11 +46,19 @@ def as_text(answer: Mapping[str, Any]) -> str:
         cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
         cells[: len(keys)] = [cell.ljust(width) for cell, width in zip(line[: len(keys)], widths, strict=False)]
         text += "  ".join(cells).rstrip() + "\n"
+    for one in answer.get("credits", ()) if answer["by"] == "client" else ():
+        text += _credit(one)
     since, until = answer["since"] or "the beginning", answer["until"] or "now"
     text += f"from {since} to {until} (UTC)"
     if answer["pending"]:
         text += f"; {answer['pending']} requests are not written yet and not in here"
     return text + "\n"
+
+
+def _credit(one: Mapping[str, Any]) -> str:
+    left, granted = (f"{one[name]:,.6f}" if one["kind"] == "usd" else f"{one[name]:,}" for name in ("left", "granted"))
+    since = f" since {one['since']}" if one["since"] else ""
+    return f"credit of {one['client']}: {left} of {granted} {one['kind']} left{since}\n"
 
 
 def as_csv(answer: Mapping[str, Any]) -> str:

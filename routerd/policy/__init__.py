@@ -15,10 +15,11 @@ from routerd.policy.budgets import (
     tokens_of,
     turned_away,
 )
-from routerd.policy.charge import Bill, Charge, charges, provider_charges
+from routerd.policy.charge import CREDITS, Bill, Charge, charges, credit_charge, provider_charges
 from routerd.policy.price import cost_nano_usd, dearest, parts_usd
 
 __all__ = [
+    "CREDITS",
     "NOTHING",
     "Bill",
     "Charge",
@@ -32,6 +33,7 @@ __all__ = [
     "amounts_of",
     "charges",
     "cost_nano_usd",
+    "credit_charge",
     "dearest",
     "estimate",
     "parts_usd",

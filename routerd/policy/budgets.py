@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from routerd.errors import BudgetExceeded
+from routerd.errors import BudgetExceeded, CreditsExhausted
 from routerd.graph import Price
 from routerd.messages import Taken, Usage
-from routerd.policy.charge import Bill, Charge
+from routerd.policy.charge import EVER, Bill, Charge
 from routerd.policy.price import cost_nano_usd
 
 __all__ = [
@@ -164,12 +164,24 @@ def turned_away(charge: Charge, why: str) -> BudgetExceeded:
 
 def _exceeded(charge: Charge, taken: Taken) -> BudgetExceeded:
     budget, retry_after_s = charge.budget, taken.retry_after_s
+    if budget.calendar == EVER:
+        return _out_of_credit(charge, taken)
     allows = _allows(charge)
     if math.isinf(retry_after_s):
         error = BudgetExceeded(f"{allows}; this request alone needs more.")
     else:
         error = BudgetExceeded(f"{allows}; retry in {math.ceil(retry_after_s)} s.", retry_after_s=retry_after_s)
     error.budget, error.scope = budget.name, budget.scope
+    error.taken = taken
+    return error
+
+
+def _out_of_credit(charge: Charge, taken: Taken) -> CreditsExhausted:
+    """Return the refusal of a request that may need more than what its client has left."""
+    kind, limit = charge.budget.kind, charge.limit
+    left = _amount(kind, max(0, limit - taken.used[taken.refused]))
+    error = CreditsExhausted(f"{left} of {_amount(kind, limit)} of credit are left, and this request may need more.")
+    error.budget, error.scope = charge.budget.name, charge.budget.scope
     error.taken = taken
     return error
 

@@ -12,9 +12,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from routerd.graph import Budget, Client, Graph, Provider, Route
+from routerd.graph import Budget, Client, Credits, Graph, Provider, Route
 
-__all__ = ["Bill", "Charge", "charges", "provider_charges"]
+__all__ = ["CREDITS", "EVER", "Bill", "Charge", "charges", "credit_charge", "provider_charges"]
+
+CREDITS = "credits"  # what a client's credits are called where budgets have their names
+EVER = "ever"  # the window of credits: it never begins anew
 
 _AT_TARGET = frozenset({"provider", "endpoint"})  # scopes that have their subject when a target is tried
 _PICKS = {"tokens": 1, "usd": 2}  # which amount of a request a budget counts; else 1
@@ -41,6 +44,8 @@ class Charge:
     def __post_init__(self) -> None:
         budget = self.budget
         identity = "\0".join((budget.name, budget.kind, budget.scope, self.subject) + (("pace",) if self.pace else ()))
+        if budget.calendar == EVER:  # other credits, even of a budget that has the same name
+            identity += f"\0{EVER}\0{budget.since}"
         digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         windowed = budget.kind != "concurrency" and not self.pace
         object.__setattr__(self, "key", digest)
@@ -54,7 +59,7 @@ class Charge:
 class Bill:
     """The charges of one kind of request, prepared: which amounts they count, which of them are settled, held, queued for."""
 
-    __slots__ = ("charges", "fixed", "held", "picks", "queues", "settled", "told")
+    __slots__ = ("charges", "credited", "fixed", "held", "picks", "queues", "settled", "told")
 
     def __init__(self, charges: Iterable[Charge], *, tell: bool = True) -> None:
         self.charges: Sequence[Charge] = tuple(charges)
@@ -62,12 +67,14 @@ class Bill:
         self.fixed = None if any(self.picks) else (1,) * len(self.picks)  # the amounts, where they are always the same
         self.settled = tuple(i for i, pick in enumerate(self.picks) if pick)
         self.held = tuple(i for i, charge in enumerate(self.charges) if charge.budget.kind == "concurrency")
+        self.credited = any(charge.calendar == EVER for charge in self.charges)
         self.queues = any(charge.budget.queue_max for charge in self.charges)
         # What a client may be told the state of: windows that count nobody but this client. None unless `tell`.
         self.told = tuple(
             i
             for i, charge in enumerate(self.charges)
             if tell and charge.budget.kind in ("requests", "tokens") and charge.budget.scope == "client" and not charge.pace
+            and charge.calendar != EVER
         )
 
     def __bool__(self) -> bool:
@@ -84,7 +91,18 @@ def charges(graph: Graph, *, client: Client | None, route: Route, captured_model
     names = (*(client.budgets if client else ()), *route.budgets)
     models = (route.name, captured_model) if route.pattern else _names(graph, route)
     chosen = (b for b in _budgets(graph, names) if b.scope not in _AT_TARGET and _counts(b, *models))
-    return _distinct((budget, _subject(budget, client, route.name, "", "")) for budget in chosen)
+    found = _distinct((budget, _subject(budget, client, route.name, "", "")) for budget in chosen)
+    if client is None or client.credits is None:
+        return found
+    return (*found, credit_charge(client.name, client.credits))
+
+
+def credit_charge(client: str, credits: Credits, *, shadow: bool = False) -> Charge:
+    """Return the charge of a client's credits: a budget that never begins anew. `shadow`: to count what was used already."""
+    kind, since = credits.kind, credits.since
+    return Charge(
+        Budget(name=CREDITS, kind=kind, limit=credits.limit, calendar=EVER, since=since, scope="client", shadow=shadow), client
+    )
 
 
 def provider_charges(

@@ -442,7 +442,7 @@ class ModelCall:
         now_s = time.monotonic()
         if self._used is not None and planned is not None:
             lease.settle(spent(self._used, planned.target.price), now_s)
-        elif self._planned is None:
+        elif self._planned is None or lease.bill.credited:  # credits are charged what the ledger says
             lease.settle(NOTHING, now_s)
         lease.release(now_s)
 

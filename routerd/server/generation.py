@@ -79,7 +79,7 @@ class Generation:
 
     def bill(self, client: Client | None, route: Route, asked: str) -> Bill:
         """Return the budgets of the client and the route that this request counts against."""
-        if not route.budgets and (client is None or not client.budgets):
+        if not route.budgets and (client is None or not (client.budgets or client.credits)):
             return NO_BILL
         key: tuple[str, ...] = (client.name if client is not None else "", route.name)
         if route.pattern is not None:  # a budget's own model filter may look at the asked name

@@ -1,4 +1,4 @@
-"""A calendar window in the words of one slot: what was used since the hour, day, week or month began, in UTC.
+"""A calendar window in the words of one slot: what was used since the hour, day, week or month began, in UTC, or ever.
 
 A week begins on Monday (ISO 8601). TOTAL is what is used, HEAD when the period ends, the first word of data since when TOTAL
 counts; both in whole seconds of Unix time. WIDTH is CALENDAR. Every change is one store, but for the change of a slot from a
@@ -15,10 +15,13 @@ from routerd.state.table import DATA, DIRTY, HEAD, TOTAL, WIDTH
 
 CALENDAR = -1
 _DAY_S = 86400
+_EVER = (0, 1 << 40)  # thirty thousand years
 
 
 def period(word: str, unix_s: int) -> tuple[int, int]:
-    """Return the begin and the end of the hour, day, week or month that holds this moment."""
+    """Return the begin and the end of the hour, day, week or month that holds this moment; `ever` has no end."""
+    if word == "ever":
+        return _EVER
     if word == "month":
         now = datetime.fromtimestamp(unix_s, UTC)
         year, month = divmod(now.year * 12 + now.month, 12)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routerd.errors import BudgetExceeded
-from routerd.graph import Budget, Client, Graph, Pattern, Price, Route
+from routerd.errors import BudgetExceeded, CreditsExhausted
+from routerd.graph import Budget, Client, Credits, Graph, Pattern, Price, Route
 from routerd.messages import Usage
 from routerd.policy import (
     NOTHING,
@@ -20,6 +20,7 @@ from routerd.policy import (
     Need,
     charges,
     cost_nano_usd,
+    credit_charge,
     dearest,
     estimate,
     provider_charges,
@@ -309,3 +310,43 @@ def test_a_lease_says_when_it_frees_something(counters: LocalCounters) -> None:
         lease.release(NOW)
         lease.release(NOW)
     assert calls == ["freed"]
+
+
+# ── credits ──
+
+
+def credited(limit: int, kind: str = "tokens", since: str = "") -> Bill:
+    r = route("m", "p/x")
+    ann = Client(name="ann", key_sha256=b"ann", credits=Credits(kind=kind, limit=limit, since=since))
+    return Bill(charges(graph(r), client=ann, route=r, captured_model="m"))
+
+
+def test_credits_are_used_once_and_never_come_back(counters: LocalCounters) -> None:
+    bill = credited(100)
+    lease = reserve(counters, bill, Need(60), NOW)
+    lease.settle(Need(50), NOW)
+    with pytest.raises(CreditsExhausted) as caught:
+        reserve(counters, bill, Need(60), NOW + 1e9)
+    assert (caught.value.status, caught.value.retry_after_s, caught.value.budget) == (402, None, "credits")
+    assert caught.value.message == "50 tokens of 100 tokens of credit are left, and this request may need more."
+    reserve(counters, bill, Need(50), NOW + 1e9)
+
+
+def test_credits_in_dollars_are_told_in_dollars(counters: LocalCounters) -> None:
+    with pytest.raises(CreditsExhausted, match=r"^0\.5 USD of 0\.5 USD of credit are left"):
+        reserve(counters, credited(500_000_000, "usd"), Need(1, 600_000_000), NOW)
+
+
+def test_another_kind_or_day_is_another_grant_and_another_amount_is_not() -> None:
+    keys = {credited(*one).charges[0].key for one in ((100,), (200,), (100, "usd"), (100, "tokens", "2026-01-01"))}
+    assert len(keys) == 3
+    named = Charge(Budget(name="credits", kind="tokens", limit=1, scope="client", window_s=60.0), "ann")
+    assert named.key not in keys
+
+
+def test_what_was_used_before_counts_even_beyond_the_grant(counters: LocalCounters) -> None:
+    charge = credit_charge("ann", Credits(kind="tokens", limit=100), shadow=True)
+    counters.take((charge,), (150,), NOW)
+    with pytest.raises(CreditsExhausted, match=r"^0 tokens of 100 tokens"):
+        reserve(counters, credited(100), Need(1), NOW)
+    assert not credited(100).told

@@ -6,7 +6,7 @@ about, but for the simulator, which is free.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from routerd.config.compile.context import Build
@@ -98,18 +98,32 @@ def check_prices(
     """Warn about targets that a budget in USD would count as free."""
     of_all = {name for client in (clients or {}).values() for name in client.budgets}
     for budget in budgets.values():
-        if budget.kind != "usd":
-            continue
-        free: dict[str, None] = {}
-        for route in routes.values():
-            for target in (target for step in (*route.chain, *route.overflow) for target in step.targets):
-                provider = providers.get(target.provider)
-                if provider is None or target.price is not None or provider.simulator is not None:
-                    continue
-                if budget.name in of_all or budget.name in route.budgets or budget.name in provider.budgets:
-                    free[target.label] = None
-        if free:
-            names = [*free]
-            shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-            message = f"budget {budget.name!r} counts nothing for what has no price: {shown}"
-            build.warn(("budgets", budget.name), "no-price", message, "give the model or the target a `price`", at_key=True)
+        if budget.kind == "usd":
+            name = budget.name
+            free = [
+                label
+                for route, provider, label in _free(routes, providers)
+                if name in of_all or name in route.budgets or name in provider.budgets
+            ]
+            _warn(build, ("budgets", name), f"budget {name!r} counts", free)
+    for client in (clients or {}).values():
+        if client.credits is not None and client.credits.kind == "usd":
+            free = [label for route, _, label in _free(routes, providers) if client.may_use(route.name)]
+            _warn(build, ("clients", client.name, "credits"), f"the credit of {client.name!r} counts", free)
+
+
+def _free(routes: Mapping[str, Route], providers: Mapping[str, Provider]) -> Iterator[tuple[Route, Provider, str]]:
+    """Yield what has no price and should have one."""
+    for route in routes.values():
+        for target in (target for step in (*route.chain, *route.overflow) for target in step.targets):
+            provider = providers.get(target.provider)
+            if provider is not None and target.price is None and provider.simulator is None:
+                yield route, provider, target.label
+
+
+def _warn(build: Build, path: Path, who: str, free: list[str]) -> None:
+    names = [*dict.fromkeys(free)]
+    if names:
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        hint = "give the model or the target a `price`"
+        build.warn(path, "no-price", f"{who} nothing for what has no price: {shown}", hint, at_key=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
+from routerd.config.compile.budgets import NANO
 from routerd.config.compile.context import Build
 from routerd.config.compile.secrets import credential
 from routerd.config.tree import Path
-from routerd.graph import Client, Pattern
+from routerd.graph import Client, Credits, Pattern
 
 
 def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, str]]:
@@ -23,6 +25,7 @@ def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, s
         path: Path = ("clients", name)
         digest, reason = _digest(build, path, body)
         build.names((*path, "budgets"), body.get("budgets", ()), "budgets")
+        _check_since(build, (*path, "credits"), body.get("credits"))
         if digest is None:
             disabled[name] = reason
             continue
@@ -37,7 +40,34 @@ def compile_clients(build: Build) -> tuple[dict[str, Client] | None, dict[str, s
 
 def client_of(name: str, body: Mapping[str, Any], digest: bytes) -> Client:
     """Return the client that an entry describes."""
-    return Client(name=name, key_sha256=digest, models=_patterns(body), budgets=tuple(body.get("budgets", ())))
+    return Client(
+        name=name,
+        key_sha256=digest,
+        models=_patterns(body),
+        budgets=tuple(body.get("budgets", ())),
+        credits=_credits(body.get("credits")),
+    )
+
+
+def _credits(told: Any) -> Credits | None:
+    """Return what a number of tokens, or a block, grants."""
+    if told is None:
+        return None
+    if not isinstance(told, Mapping):
+        return Credits(kind="tokens", limit=int(told))
+    since = str(told.get("since", ""))
+    if "usd" in told:
+        return Credits(kind="usd", limit=max(1, round(told["usd"] * NANO)), since=since)
+    return Credits(kind="tokens", limit=int(told["tokens"]), since=since)
+
+
+def _check_since(build: Build, path: Path, told: Any) -> None:
+    if not isinstance(told, Mapping) or "since" not in told:
+        return
+    try:
+        date.fromisoformat(told["since"])
+    except ValueError:
+        build.error((*path, "since"), "out-of-range", f"{told['since']} is no day of any year", "write it as 2026-01-31")
 
 
 def _digest(build: Build, path: Path, body: Mapping[str, Any]) -> tuple[bytes | None, str]:

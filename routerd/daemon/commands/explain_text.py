@@ -103,8 +103,12 @@ def _rule(one: Told) -> tuple[str, str, str]:
     return name, f"{_json(value)} {'always' if kind == 'force' else 'by default'}", one["origin"]
 
 
+def _a(calendar: str) -> str:
+    return "all" if calendar == "ever" else f"a {calendar}"
+
+
 def _budget(page: _Page, one: Told) -> tuple[str, str, str]:
-    window = f" in a {one['calendar']}" if one["calendar"] else f" in {_length(one['window_s'])}" if one["window_s"] else ""
+    window = f" in {_a(one['calendar'])}" if one["calendar"] else f" in {_length(one['window_s'])}" if one["window_s"] else ""
     whom = f"for {one['scope']} {one['subject'] or 'anybody'}" if one["scope"] != "global" else "for all"
     used = f", {one['used_ratio']:.0%} used" if one["used_ratio"] else ""
     used += ", only counted" if one["shadow"] else ""

@@ -16,7 +16,7 @@ from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Route
 from routerd.plan import Explanation, Setting, TargetLine
 from routerd.plan import explain as explain_plan
-from routerd.policy import Charge, charges, dearest, provider_charges
+from routerd.policy import CREDITS, Charge, charges, dearest, provider_charges
 
 __all__ = ["explained"]
 
@@ -136,7 +136,7 @@ def _at_target(graph: Graph, question: Question, route: Route, line: TargetLine)
 
 
 def _owner(graph: Graph, budget: str, client: Client | None, route: Route) -> str:
-    if client is not None and budget in client.budgets:
+    if client is not None and (budget in client.budgets or (budget == CREDITS and client.credits is not None)):
         return f"client {client.name}"
     if budget in route.budgets:
         return f"model {route.name}"
