@@ -158,6 +158,7 @@ class Crowd:
     faulty: Faulty
     rng: random.Random
     told: Counter[str] = field(default_factory=Counter)  # how requests ended
+    said: Counter[str] = field(default_factory=Counter)  # by the error events
     wrong: list[str] = field(default_factory=list)
     kills: list[float] = field(default_factory=list)
     longest_s: float = 0.0  # to the first byte of an answer
@@ -239,10 +240,11 @@ class Crowd:
             if not stream:
                 text = _whole(json.loads(data), messages)
                 return ("" if text == right else "not the right answer"), "ok"
-            text, end = _stream(data, messages)
+            text, end, said = _stream(data, messages)
         except (ValueError, KeyError, IndexError, TypeError) as exc:
             return f"not an answer ({exc!r})", "wrong"
         if end == "error":
+            self.said[said] += 1
             return ("" if right.startswith(text) and text else "not the beginning of the right answer"), "error event"
         if end != "whole":
             return "a stream that neither ends well nor says that it does not", "wrong"
@@ -268,9 +270,9 @@ def _whole(found: dict[str, Any], messages: bool) -> str:
     return str(found["content"][0]["text"] if messages else found["choices"][0]["message"]["content"])
 
 
-def _stream(data: bytes, messages: bool) -> tuple[str, str]:
-    """Return the text of a stream and how it ended: whole, error, or otherwise."""
-    text, end = "", ""
+def _stream(data: bytes, messages: bool) -> tuple[str, str, str]:
+    """Return the text of a stream, how it ended (whole, error, or otherwise), and what its error says."""
+    text, end, said = "", "", ""
     for block in data.decode().split("\n\n"):
         line = next((line for line in block.split("\n") if line.startswith("data:")), "")
         if not line:
@@ -282,10 +284,10 @@ def _stream(data: bytes, messages: bool) -> tuple[str, str]:
             continue
         found = json.loads(payload)
         if found.get("error"):
-            end = "error"
+            end, said = "error", str(found["error"]["message"])
         elif messages:
             end = "whole" if found["type"] == "message_stop" else ""
             text += found.get("delta", {}).get("text", "")
         else:
             text += "".join(choice["delta"].get("content") or "" for choice in found["choices"])
-    return text, end
+    return text, end, said
