@@ -141,7 +141,8 @@ class Attempts:
         now_s = self.now()
         endpoint = answer.planned.endpoint.name
         self.health.end(endpoint)
-        if answer.relay is not None and answer.relay.broke:
+        sink = answer.relay or answer.passage
+        if sink is not None and sink.broke:
             self.health.failed(endpoint, answer.started_s, now_s)
         else:
             self.health.succeeded(endpoint, answer.started_s, now_s)
@@ -181,7 +182,7 @@ class Attempts:
             record.reason = str(exc.kind)
             record.status = exc.status
             record.message = exc.message
-            self._blame(planned, exc, started_s)
+            self._blame(planned, exc, started_s, self._until_s(planned, deadline[1]))
             raise
         except asyncio.CancelledError:
             record.result = str(ErrorType.ROUTER_INTERNAL if self.stopped else ErrorType.CALLER_GONE)
@@ -294,14 +295,16 @@ class Attempts:
             wire.cold.mark(exc)
         without_secrets(exc, wire.redaction)
 
-    def _blame(self, planned: Planned, exc: UpstreamError, started_s: float) -> None:
+    def _blame(self, planned: Planned, exc: UpstreamError, started_s: float, until_s: float) -> None:
         """Tell health of a failure: what the breaker counts, and how long the endpoint goes behind the others."""
         if exc.kind is ErrorKind.COLD and planned.provider.cold_start is not None:
             return  # a model that is being loaded is no fault of the endpoint
         rule, name, now_s = RULES[exc.kind], planned.endpoint.name, self.now()
-        if rule.breaks:
+        # The request's time ran out, and those before it had used it up: that says nothing of this endpoint.
+        late = exc.kind is ErrorKind.TIMEOUT and len(self.records) > 1 and now_s >= until_s
+        if rule.breaks and not late:
             self.health.failed(name, started_s, now_s)
-        if self.timed and exc.kind is ErrorKind.TIMEOUT:
+        if self.timed and exc.kind is ErrorKind.TIMEOUT and not late:
             self.health.timed(name, now_s - started_s, now_s)
         length_s = min(exc.retry_after_s or rule.cooldown_s, MAX_COOLDOWN_S)
         if length_s > 0 and not rule.gives_up:

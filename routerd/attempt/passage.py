@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from routerd.attempt.lane import Passing, Wire
-from routerd.attempt.relay import ERROR_BODY_LIMIT_BYTES, Downstream, Ended, Refused
+from routerd.attempt.relay import ERROR_BODY_LIMIT_BYTES, UPSTREAMS_FAULT, Downstream, Ended, Refused
 from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, RequestError, UpstreamError
 from routerd.graph import Timeouts
@@ -61,6 +61,11 @@ class Passage:
     def usage(self) -> Usage | None:
         """What the answer said it used, where it did."""
         return self._tap.usage() if self._tap is not None else None
+
+    @property
+    def broke(self) -> bool:
+        """Whether the upstream ended a committed answer before its end."""
+        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in UPSTREAMS_FAULT
 
     # ── the attempt's side ──
 

@@ -2,7 +2,7 @@
 
 Known are all values of a provider that look like a credential: its key, headers and static body fields by their name or their
 form, and what its URL carries. Each is found as it is, as JSON and URLs escape it, and cut off at the end of a bounded text.
-Values under MIN_CHARS are left alone: replacing `x` garbles every message and protects nothing.
+Values under MIN_CHARS are left alone: replacing `x` garbles every message and protects nothing. The endpoint's address goes, too.
 Prepared once for a target, when its first failure asks for it; what goes well never does.
 """
 
@@ -40,7 +40,8 @@ class Redaction:
 
     def __init__(self, provider: Provider, endpoint: Endpoint, tokens: tuple[str, ...] = ()) -> None:
         self._values = secrets_of(provider, endpoint, tokens)
-        forms = sorted({form for value in self._values for form in _forms(value)}, key=lambda form: (-len(form), form))
+        found = {form for value in (*self._values, *_addresses(endpoint)) for form in _forms(value)}
+        forms = sorted(found, key=lambda form: (-len(form), form))
         self._pattern = re.compile(b"|".join(map(re.escape, forms))) if forms else None
 
     def data(self, data: bytes) -> bytes:
@@ -64,6 +65,16 @@ def secrets_of(provider: Provider, endpoint: Endpoint, tokens: tuple[str, ...] =
     """Return every value that looks like a credential. `tokens`: what was got with them and is sent instead."""
     found = dict.fromkeys(value for value in (*_candidates(provider, endpoint), *tokens) if len(value) >= MIN_CHARS)
     return tuple(found)
+
+
+def _addresses(endpoint: Endpoint) -> Iterator[str]:
+    """Yield where the endpoint is, as engines and gateways quote it: the inside of a network is nobody's business."""
+    parts = urlsplit(endpoint.url)
+    host = parts.netloc.rpartition("@")[2]
+    if host:
+        yield f"{parts.scheme}://{host}"
+        if parts.port is not None:
+            yield host
 
 
 def _candidates(provider: Provider, endpoint: Endpoint) -> Iterator[str]:

@@ -26,7 +26,7 @@ from routerd.wire.dialect import Scan
 from routerd.wire.forwarded import ForwardedText
 from routerd.wire.relay_scan import DONE, StreamFault
 
-__all__ = ["Downstream", "Ended", "Refused", "Relay"]
+__all__ = ["UPSTREAMS_FAULT", "Downstream", "Ended", "Refused", "Relay"]
 
 HELD_LIMIT_BYTES = 1024 * 1024  # keep-alive comments before the first content; a minute of them is 10 KiB
 ERROR_BODY_LIMIT_BYTES = 1024 * 1024
@@ -65,7 +65,7 @@ class Ended(enum.Enum):
     CLIENT_STALLED = "client_gone"
 
 
-_UPSTREAMS_FAULT = frozenset({Ended.CUT, Ended.IDLE, Ended.ERROR_EVENT})
+UPSTREAMS_FAULT = frozenset({Ended.CUT, Ended.IDLE, Ended.ERROR_EVENT})
 
 
 class Refused(Exception):
@@ -204,7 +204,7 @@ class Relay:
     @property
     def broke(self) -> bool:
         """Whether the upstream ended a committed stream before its end."""
-        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in _UPSTREAMS_FAULT
+        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in UPSTREAMS_FAULT
 
     # ── the exchange's side ──
 

@@ -319,11 +319,11 @@ class ModelCall:
         assert relay is not None
         self._ttft_s = self._answered_at_s - self._started_s
         protocol = cast(ClientProtocol, self._request.protocol)
-        stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
-        protocol.feed(relay)
-        self._shared.streams.add(relay)
         text, ended = None, None
         try:
+            stream = ClientStream(self._request, self._all_fields() + EVENT_STREAM_FIELDS)
+            protocol.feed(relay)
+            self._shared.streams.add(relay)
             await protocol.taken(answer.planned.target.timeouts.idle_s)
             text = relay.commit(stream, attempts.lane.wire(answer.planned), count=self._charges())
             ended = await relay.finished

@@ -181,12 +181,12 @@ class PassCall(ModelCall):
         client = self._client.name if self._client is not None else ANONYMOUS
         self._tally = self._generation.tally(self._operation, attempts.lane.route.name, client, answer.planned)
         self._status = passage.status
-        fields, length = self._answer_fields(passage.headers)
-        stream = ClientStream(self._request, fields, status=passage.status, length=0 if passage.status == 204 else length)
         protocol = cast(ClientProtocol, self._request.protocol)
-        protocol.feed(passage)
-        self._shared.streams.add(passage)
         try:
+            fields, length = self._answer_fields(passage.headers)
+            stream = ClientStream(self._request, fields, status=passage.status, length=0 if passage.status == 204 else length)
+            protocol.feed(passage)
+            self._shared.streams.add(passage)
             await protocol.taken(answer.planned.target.timeouts.idle_s)
             passage.commit(stream)
             ended = await passage.finished

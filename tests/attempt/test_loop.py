@@ -630,3 +630,25 @@ async def test_retries_of_the_others_are_forgotten(talk: Make) -> None:
     assert (await t.fails()).kind is ErrorKind.MODEL_MISSING
     assert t.script.asked == ["a", "b", "long"]
     assert t.slept == []
+
+
+# ── who is to blame ──
+
+
+async def test_time_that_others_used_up_is_no_fault_of_the_last_endpoint(talk: Make) -> None:
+    late = broken(lambda: UpstreamError(ErrorKind.TIMEOUT, "the deadline has passed", delivery=Delivery.MAYBE_PROCESSED))
+    t = talk(route("m", "a/x", "b/y", failover=Failover(deadline_s=10.0)), {"a": [late], "b": [late]})
+
+    def slowly(play: Callable[[Sink], None], length_s: float) -> Callable[[Sink], None]:
+        def run(sink: Sink) -> None:
+            t.clock.advance(length_s)
+            play(sink)
+
+        return run
+
+    t.script.plays = {"a": [slowly(late, 9.0)], "b": [slowly(late, 1.0)]}
+    assert (await t.fails()).kind is ErrorKind.TIMEOUT
+    now_s = t.clock.now_s
+    counted = {name: state.outcomes(now_s) for name, state in t.health.items()}
+    assert counted["a"] == (1, 1)
+    assert counted["b"] == (0, 0)

@@ -87,3 +87,11 @@ def test_a_provider_without_credentials_changes_nothing() -> None:
 def test_no_credential_is_left_in_any_text(before: str, after: str, key: str) -> None:
     redaction = Redaction(provider(auth=Auth(secret=Secret(key))), endpoint())
     assert key not in redaction.text(f"{before}{key}{after}") or key in f"{before}***{after}"
+
+
+@pytest.mark.parametrize("said", ["http://gpu-a.internal:8000", "http:\\/\\/gpu-a.internal:8000", "gpu-a.internal:8000"])
+def test_the_address_of_an_endpoint_is_told_to_nobody(said: str) -> None:
+    redaction = Redaction(provider(), endpoint("http://me:password@gpu-a.internal:8000/v1"))
+    assert redaction.text(f"cannot reach {said}/v1/chat") == "cannot reach ***/v1/chat"
+    public = Redaction(provider(), endpoint("https://api.example.com/v1"))
+    assert public.text("see api.example.com or https://api.example.com/v1") == "see api.example.com or ***/v1"

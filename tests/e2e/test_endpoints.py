@@ -10,6 +10,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
+import pytest
+
 from tests.support import answers
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, Fetched, ask, fetch
@@ -102,6 +105,34 @@ async def test_a_breaker_opens_over_all_workers_is_kept_by_a_reload_and_ramps_up
     await until(is_closed)
     assert await many(running, 4) == ["up/m-1"] * 4
     assert "breaker open" in running.process.output
+
+
+async def test_a_breaker_outlives_the_workers(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.error(500))
+    running = daemon(routes(upstream, ", breaker: {min_requests: 6, open_for: 60s}"), args=WORKERS)
+    await many(running, 10)
+    for number in range(2):
+        killed = (await running.status())["workers"][number]["pid"]
+        os.kill(killed, signal.SIGKILL)
+
+        async def is_back(number: int = number, killed: int = killed) -> bool:
+            worker = (await running.status())["workers"][number]
+            return bool(worker["up"] and worker["pid"] != killed)
+
+        await until(is_back, 10)
+    asked = len(upstream.requests)
+    assert (await endpoint(running))["breaker"] == "open"
+    assert await many(running, 6) == ["spare/echo"] * 6
+    assert len(upstream.requests) == asked == 6
+
+
+async def test_a_passage_that_is_cut_counts_against_the_endpoint(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.cut_unary())
+    running = daemon(routes(upstream, ", direct: true, breaker: {min_requests: 3}"))
+    for _ in range(3):
+        with pytest.raises(aiohttp.ClientError):
+            await fetch(running, "/providers/up/files/f/content")
+    assert (await endpoint(running))["breaker"] == "open"
 
 
 async def test_a_clients_own_errors_never_open_a_breaker(daemon: Start, upstream: Upstream) -> None:
