@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -120,25 +121,32 @@ def export_request(resource: Mapping[str, Any], scope: tuple[str, str], spans: I
 
 
 def _pair(key: str, value: Any) -> bytes:
-    return _field(1, key.encode()) + _field(2, _any(value))
+    return _key(key) + _field(2, _any(value))
+
+
+@lru_cache(maxsize=256)  # names of attributes: there are some thirty
+def _key(key: str) -> bytes:
+    return _field(1, key.encode("utf-8", "replace"))
 
 
 def _any(value: Any) -> bytes:
-    """Return `AnyValue`: text, truth, whole and other numbers, lists."""
+    """Return `AnyValue`: text, truth, whole and other numbers."""
+    if isinstance(value, str):
+        return _field(1, value.encode("utf-8", "replace"))
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
         return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
     if isinstance(value, float):
         return b"\x21" + struct.pack("<d", value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return _field(5, b"".join(_field(1, _any(item)) for item in value))
-    return _field(1, str(value).encode("utf-8", "replace"))
+    raise TypeError(f"{type(value).__name__} cannot be the value of an attribute")
 
 
 def _field(number: int, data: bytes) -> bytes:
-    """Return a length-delimited field (protobuf.dev/programming-guides/encoding)."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
+    """Return a length-delimited field (protobuf.dev/programming-guides/encoding); its number is below 16."""
+    if len(data) < 0x80:
+        return bytes((number << 3 | 2, len(data))) + data
+    return bytes((number << 3 | 2,)) + _varint(len(data)) + data
 
 
 def _varint(value: int) -> bytes:

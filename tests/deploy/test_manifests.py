@@ -164,4 +164,5 @@ def test_a_pod_has_time_to_drain_and_may_write_nowhere_but_its_state(manifests: 
     assert pod["securityContext"]["readOnlyRootFilesystem"] is True
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert pod["args"][pod["args"].index("--state-dir") + 1] == pod["volumeMounts"][1]["mountPath"]
+    assert {"name": "ROUTERD_LEDGER", "value": "off"} in pod["env"]  # it would grow until the kubelet evicts the pod
     assert not any(mount["name"] == "state" and mount.get("readOnly") for mount in pod["volumeMounts"])
