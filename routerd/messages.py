@@ -5,7 +5,7 @@ Per-request objects: slots, not frozen (building a frozen one costs three times 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ class ModelRequest:
     arrived_at_s: float = 0.0
     trace: Trace | None = None  # what the client is part of, or what is recorded
     headers: Mapping[str, str] = field(default_factory=dict)
+    put_back: Callable[[bytes], bytes] | None = None  # puts large values, set aside by `parse`, into the encoded body again
     native: Mapping[str, Any] | None = None  # the client's own fields where it spoke another API, for a target that speaks it too
     dropped: tuple[str, ...] = ()  # and what of them `body` has no word for
 

@@ -26,11 +26,11 @@ Cap = tuple[str, float, float]  # phase name, moment (monotonic), length: the bo
 async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_bytes: int) -> WireResponse:
     """Return the whole answer, whatever its status. Raises UpstreamError where there is none. A cancel closes the connection."""
     timeouts = wire.target.timeouts
-    message = wire.message(encoded, False, request_id)
+    head, rest = wire.message(encoded, False, request_id)
     while True:
         exchange, used = await _connect(wire, encoded.path, timeouts, cap)
         sink = Collect(wire.loop.create_future(), exchange, timeouts, wire.ticker, cap, limit_bytes)
-        exchange.send(message, sink)
+        exchange.send(head, sink, rest)
         try:
             return await sink.future
         except UpstreamError as exc:
@@ -45,7 +45,7 @@ async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) ->
     """Return a relay whose first content has come. Raises UpstreamError, or Refused for another status than 200."""
     timeouts, dialect, client = wire.target.timeouts, speech.dialect, speech.client
     request = speaker.request
-    message = wire.message(speech.encoded, True, request.request_id)
+    head, rest = wire.message(speech.encoded, True, request.request_id)
     while True:
         exchange, used = await _connect(wire, speech.encoded.path, timeouts, cap)
         if client is None:
@@ -53,7 +53,7 @@ async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) ->
         else:
             scan = client.scan(dialect.scan(speech.call), request)
             relay = Relay(exchange, scan, timeouts, wire.ticker, cap, dialect.stream_types, client.own)
-        exchange.send(message, relay)
+        exchange.send(head, relay, rest)
         try:
             await relay.ready
         except UpstreamError as exc:

@@ -80,7 +80,7 @@ def say(
     if own is not None and client is not None:
         call.fields = request.headers
         native = client.native(request, route.system_prompt, (route.params, params) if params else (route.params,))
-        return Speech(own, call, own.encode(native, call), None if request.operation != "chat" else client)
+        return Speech(own, call, _whole(own.encode(native, call), request), None if request.operation != "chat" else client)
     if call.operation not in wire.dialect.operations:
         message = f"{wire.dialect.name} has no {request.path}"
         raise UpstreamError(ErrorKind.MODEL_MISSING, message, delivery=Delivery.NOT_SENT, status=404)
@@ -91,4 +91,10 @@ def say(
         raise Inexpressible(exc) from exc
     if request.dropped:
         encoded.dropped = (*request.dropped, *encoded.dropped)
-    return Speech(wire.dialect, call, encoded, client)
+    return Speech(wire.dialect, call, _whole(encoded, request), client)
+
+
+def _whole(encoded: Encoded, request: ModelRequest) -> Encoded:
+    if request.put_back is not None:
+        encoded.body = request.put_back(encoded.body)
+    return encoded

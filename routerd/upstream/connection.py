@@ -54,8 +54,8 @@ class Exchange(Protocol):
     go of it (`OVER` stands in its place), or he would stop the exchange of another request.
     """
 
-    def send(self, data: bytes, sink: Sink, /) -> None:
-        """Write the request and push the answer into `sink`."""
+    def send(self, data: bytes, sink: Sink, rest: bytes = b"", /) -> None:
+        """Write the request, `data` and then `rest`, and push the answer into `sink`."""
 
     def abort(self) -> None:
         """Stop now; the sink hears nothing more."""
@@ -73,7 +73,7 @@ class Exchange(Protocol):
 class _Over:
     """What a sink holds instead of an exchange that is over."""
 
-    def send(self, _data: bytes, _sink: Sink, /) -> None:
+    def send(self, _data: bytes, _sink: Sink, _rest: bytes = b"", /) -> None:
         raise AssertionError("the exchange is over")
 
     def abort(self) -> None: ...
@@ -156,14 +156,16 @@ class Connection(asyncio.Protocol):
 
     # ── what an attempt calls ──
 
-    def send(self, data: bytes, sink: Sink) -> None:
-        """Write one whole request; its answer is pushed into `sink`."""
+    def send(self, data: bytes, sink: Sink, rest: bytes = b"") -> None:
+        """Write one whole request, `data` and then `rest`; its answer is pushed into `sink`."""
         assert self.transport is not None and self._sink is None
         self._reset()
         self._sink = sink
         self.exchanges += 1
         self._posted_turn = self._outbox.turn
         self._outbox.post(self.transport, data)
+        if rest:
+            self._outbox.post(self.transport, rest)
 
     def begin(self, head: bytes, sink: Sink) -> None:
         """Write the head of a request whose body follows in pieces: `more` for each, `more(b"", last=True)` at the end."""

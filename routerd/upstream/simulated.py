@@ -30,10 +30,10 @@ class SimulatedExchange:
         self._paused = False
         self._held: bytes | None = None
 
-    def send(self, data: bytes, sink: Sink) -> None:
+    def send(self, data: bytes, sink: Sink, rest: bytes = b"") -> None:
         """Compose the answer and start to play it."""
         self._sink = sink
-        status, headers, self._pieces = self._script(data)
+        status, headers, self._pieces = self._script(data + rest)
         self._handle = self._loop.call_soon(self._start, status, headers)
 
     def _start(self, status: int, headers: Headers) -> None:

@@ -60,7 +60,7 @@ class Exchange:
         self.sink: Sink | None = None
         self._play = play
 
-    def send(self, data: bytes, sink: Sink) -> None:
+    def send(self, data: bytes, sink: Sink, _rest: bytes = b"") -> None:
         self.sent, self.sink = data, sink
         if self._play is not None:
             self._play(sink)
@@ -148,5 +148,5 @@ class ScriptedWire:
         self._script.exchanges.append(exchange)
         return exchange
 
-    def message(self, encoded: Encoded, stream: bool, request_id: str) -> bytes:
-        return encoded.body
+    def message(self, encoded: Encoded, stream: bool, request_id: str) -> tuple[bytes, bytes]:
+        return encoded.body, b""

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from routerd.attempt.lane import MAX_HEADS, Wire
+from routerd.attempt.lane import LARGE_BYTES, MAX_HEADS, Wire
 from routerd.attempt.timer import Ticker
 from routerd.attempt.tokens import Tokens
 from routerd.graph import Auth, Endpoint, Provider, Secret, Target
@@ -34,8 +34,8 @@ def wire(url: str, **more: object) -> Wire:
     return Wire(Planned(Target(provider="p", model="m"), provider, endpoint, "m", 0), Worker())
 
 
-def lines(message: bytes) -> list[str]:
-    return message.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+def lines(message: tuple[bytes, bytes]) -> list[str]:
+    return message[0].partition(b"\r\n\r\n")[0].decode().split("\r\n")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,15 @@ async def test_a_query_credential_joins_the_query_of_the_path() -> None:
     made = wire("http://h:1", auth=auth)
     assert lines(made.message(Encoded(path="x", body=b""), True, "id"))[0] == "POST /x?key=a%20b HTTP/1.1"
     assert lines(made.message(Encoded(path="x?alt=sse", body=b""), True, "id"))[0] == "POST /x?alt=sse&key=a%20b HTTP/1.1"
+
+
+async def test_a_large_body_is_not_copied_behind_its_head() -> None:
+    body = b"x" * (LARGE_BYTES + 1)
+    head, rest = wire("http://h:1").message(Encoded(path="x", body=body), False, "id")
+    assert rest is body
+    assert head.endswith(b"content-length: %d\r\n\r\n" % len(body))
+    whole, none = wire("http://h:1").message(Encoded(path="x", body=b"{}"), False, "id")
+    assert (whole.endswith(b"\r\n\r\n{}"), none) == (True, b"")
 
 
 async def test_prepared_heads_are_bounded() -> None:

@@ -28,6 +28,7 @@ from routerd.wire.anthropic.native import (
 )
 from routerd.wire.anthropic.request import encode
 from routerd.wire.anthropic.stream import MessagesScan
+from routerd.wire.apart import encode_apart
 from routerd.wire.dialect import Call, Encoded, Scan
 
 __all__ = [
@@ -59,7 +60,7 @@ class AnthropicDialect:
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
         """Encode an OpenAI chat body. Raises BadRequest naming the `param`."""
-        return encode(body, call)
+        return encode_apart(encode, body, call)
 
     def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
         """Return the chat completion for the client, and what routing must know. Raises ProtocolFault."""

@@ -15,6 +15,7 @@ from routerd.wire.anthropic.encoder import MessagesEncoder, answer_to_messages
 from routerd.wire.anthropic.errors import error_body, error_event
 from routerd.wire.anthropic.inbound import parse_count, parse_messages
 from routerd.wire.anthropic.native import NativeMessages, NativeScan, apply_native_params, prepare_counted, prepare_native
+from routerd.wire.apart import LARGE_BYTES, set_aside
 from routerd.wire.client import own_error
 from routerd.wire.dialect import Dialect, Scan
 from routerd.wire.relay_scan import DONE, StreamFault
@@ -72,9 +73,13 @@ class MessagesClient:
 
     def parse(self, body: bytes, operation: str, path: str) -> ModelRequest:
         """Parse a request; what only a target of this API can answer (count_tokens) keeps its operation and path."""
-        if operation == "chat":
-            return parse_messages(body)
-        return parse_count(body, operation, path)
+        found = set_aside([memoryview(body)]) if len(body) > LARGE_BYTES else None
+        small = body if found is None else found[0][0]
+        request = parse_messages(small) if operation == "chat" else parse_count(small, operation, path)
+        if found is not None:
+            request.size_bytes = len(body)
+            request.put_back = found[1].put_back
+        return request
 
     def passes(self, dialect: Dialect) -> Dialect | None:
         """Return what leaves an Anthropic target's words alone."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routerd.wire.answer import UnaryAnswer
+from routerd.wire.apart import encode_apart
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.gemini.answer import decode_answer
 from routerd.wire.gemini.embed import decode_embeddings, encode_embeddings
@@ -26,7 +27,7 @@ class GeminiDialect:
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
         """Encode an OpenAI body. Raises BadRequest naming the `param`."""
-        return encode_embeddings(body, call) if call.operation == "embedding" else encode_chat(body, call)
+        return encode_embeddings(body, call) if call.operation == "embedding" else encode_apart(encode_chat, body, call)
 
     def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
         """Decode a whole answer. Raises ProtocolFault."""
