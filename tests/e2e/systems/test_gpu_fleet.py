@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -267,3 +268,44 @@ async def test_an_edit_moves_a_model_to_another_machine_and_cuts_no_stream(fleet
             assert b" machine" in rest
             assert b'"error"' not in rest
             await client.__aexit__()
+
+
+# ── the ledger ──
+
+
+async def test_the_ledger_charges_exactly_what_the_engine_reported(fleet: Fleet, engine: Engine, sdk: Sdk) -> None:
+    running = fleet(engine.url)
+    client = sdk(running, KEY, base="/api/v1")
+    hello: Any = [{"role": "user", "content": "route the token"}]
+    reported: list[tuple[int, int]] = []
+
+    async def one(stream: bool, tokens: int) -> None:
+        same: Any = {"model": "qwen3-32b", "messages": hello, "max_tokens": tokens}
+        if stream:
+            options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+            usage = [chunk async for chunk in await client.chat.completions.create(**same, **options)][-1].usage
+        else:
+            usage = (await client.chat.completions.create(**same)).usage
+        assert usage is not None
+        reported.append((usage.prompt_tokens, usage.completion_tokens))
+
+    await asyncio.gather(*(one(stream, tokens) for stream in (False, True) for tokens in range(3, 15)))
+    endless: Any = {"model": "qwen3-32b", "messages": hello, "max_tokens": 1500, "extra_body": {"ignore_eos": True}}
+    left = await client.chat.completions.create(**endless, stream=True)
+    for _ in range(5):
+        await anext(aiter(left))
+    await left.close()
+    database = running.config.parent / "state" / "ledger.sqlite3"
+    columns = "outcome, input_tokens, output_tokens, cost_nano_usd, estimated"
+
+    def rows() -> list[tuple[str, int, int, int, int]]:
+        with sqlite3.connect(database) as connection:
+            return connection.execute(f"SELECT {columns} FROM routerd_requests WHERE client = 'loadtest'").fetchall()
+
+    await until(lambda: len(rows()) == len(reported) + 1)
+    told = Counter((given, said, cost, guessed) for outcome, given, said, cost, guessed in rows() if outcome == "ok")
+    assert told == Counter((given, said, 100 * given + 300 * said, 0) for given, said in reported)
+    ((given, said, cost, guessed),) = [row[1:] for row in rows() if row[0] == "client_gone"]
+    assert given > 0
+    assert said > 0
+    assert (cost, guessed) == (100 * given + 300 * said, 1)
