@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.chaos import SECRET, Crowd, Faulty
+from tests.support.chaos import MINE, SECRET, Crowd, Faulty
 from tests.support.daemon import Daemon, until
 from tests.support.upstream import Upstream
 
@@ -51,6 +52,7 @@ providers:
     retry: {{attempts: 2, backoff: {{first: 20ms, max: 100ms}}}}
     timeouts: {{connect: 1s, first_byte: {710 + turn % 5}ms, first_token: 900ms, idle: 700ms, total: 4s}}
 aliases: {{turn-{turn}: m}}
+clients: {{chaos: {{key: gk-chaos}}}}
 budgets:
   requests: {{requests: {LIMIT}, per: 1h}}
   slots: {{concurrency: 150, queue: {{max: 100, wait: 3s}}}}
@@ -108,6 +110,7 @@ async def test_nobody_sees_anything_but_a_right_answer_or_an_honest_error(
     assert crowd.longest_s < DEADLINE_S + SLACK_S
     await _nothing_is_held(running, faulty)
     await _budgets_are_exact(running, crowd)
+    await _the_ledger_has_every_request_once(running, crowd)
     running.write(routes(three, operator.turn + 1).replace("700ms", "9s").replace("900ms", "9s").replace("4s", "30s"))
     await asyncio.to_thread(running.post_admin, "/-/reload")  # the machine may be slow, this is not about that
     await _all_is_well_again(running, crowd)
@@ -144,12 +147,32 @@ async def _budgets_are_exact(running: Daemon, crowd: Crowd) -> None:
     assert let_in <= used <= let_in + crowd.told["lost"]
 
 
+async def _the_ledger_has_every_request_once(running: Daemon, crowd: Crowd) -> None:
+    """But for the last tenth of a second of a killed worker; who left or was lost may have been answered all the same."""
+    told, unknown = crowd.told, crowd.told["left"] + crowd.told["lost"]
+    lost_rows = CLIENTS * len(crowd.kills)
+    database = running.config.parent / "state" / "ledger.sqlite3"
+
+    def rows(what: str, where: str = "1") -> Any:
+        with sqlite3.connect(database) as connection:
+            return connection.execute(f"SELECT {what} FROM routerd_requests WHERE {where}").fetchall()
+
+    await until(lambda: rows("count(*)")[0][0] >= crowd.sent - told["lost"] - lost_rows)
+    ((count, distinct),) = rows("count(*), count(DISTINCT request_id)")
+    assert count == distinct <= crowd.sent
+    assert rows("DISTINCT input_tokens, output_tokens, estimated", "outcome = 'ok'") == [(11, 3, 0)]
+    ((whole,),) = rows("count(*)", "outcome = 'ok'")
+    assert told["ok"] - lost_rows <= whole <= told["ok"] + unknown
+    ((cut,),) = rows("count(*)", "outcome = 'truncated'")
+    assert told["error event"] - lost_rows <= cut <= told["error event"] + unknown
+
+
 async def _all_is_well_again(running: Daemon, crowd: Crowd) -> None:
     crowd.faulty.calm = True
     crowd.told.clear()
     crowd.said.clear()
     crowd.longest_s = 0.0
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=MINE) as session:
         kinds = [(kind, dialect) for kind in ("unary", "stream") for dialect in ("openai", "anthropic")] * 50
         await asyncio.gather(*(crowd.ask(session, n, *kind) for n, kind in enumerate(kinds, crowd.sent + 1)))
     assert crowd.wrong == []

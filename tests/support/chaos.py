@@ -24,6 +24,7 @@ from tests.support.upstream import Answer, Call, ClientGone
 
 ROLE = event(delta("", role="assistant"))
 STOP = event(delta(finish="stop"))
+MINE = {"authorization": "Bearer gk-chaos"}
 SECRET = "sk-upstream-secret-0123456789"
 OVERLOADED = event({"error": {"message": f"overloaded, your key is {SECRET}", "type": "server_error", "code": 529}})
 HTML = (("content-type", "text/html"),)
@@ -167,7 +168,8 @@ class Crowd:
     async def run(self, clients: int, until_s: float) -> None:
         """Let so many clients ask one request after the other, until then."""
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
+        timeout = aiohttp.ClientTimeout(total=60)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=MINE) as session:
             await asyncio.gather(*(self._client(session, until_s) for _ in range(clients)))
 
     async def _client(self, session: aiohttp.ClientSession, until_s: float) -> None:
