@@ -163,7 +163,14 @@ class Crowd:
     wrong: list[str] = field(default_factory=list)
     kills: list[float] = field(default_factory=list)
     longest_s: float = 0.0  # to the first byte of an answer
+    lag_s: float = 0.0  # the longest time that this process itself kept everybody waiting
     sent: int = 0
+
+    async def notes_lag(self, until_s: float) -> None:
+        """Measure how late this process is."""
+        while (now_s := time.monotonic()) < until_s:
+            await asyncio.sleep(0.05)
+            self.lag_s = max(self.lag_s, time.monotonic() - now_s - 0.05)
 
     async def run(self, clients: int, until_s: float) -> None:
         """Let so many clients ask one request after the other, until then."""
