@@ -6,7 +6,7 @@ When control takes nothing (it stands still), entries wait up to a limit and the
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable
 
 from routerd.ledger.entry import Batch, Entry, encode
@@ -24,7 +24,7 @@ class Outbox:
     __slots__ = ("_dropped", "_entries", "_first", "_send", "run")
 
     def __init__(self, send: Callable[[Batch], bool], dropped: Cell) -> None:
-        self.run = uuid.uuid4().hex
+        self.run = os.urandom(16).hex()
         self._send = send
         self._dropped = dropped
         self._entries: list[Entry] = []

@@ -16,7 +16,27 @@ from routerd.wire.foreign import read_json
 
 __all__ = ["ForwardedText", "answer_text_bytes"]
 
-KEPT_BYTES = 64 * 1024
+KEPT_BYTES = 16 * 1024  # a hundred events; a thousand streams keep 16 MB
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    """The usual event, and what tells that it is another one."""
+
+    choices: list[_Choice] | None = None
+    delta: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -25,6 +45,7 @@ class _Event(msgspec.Struct):
     type: Any = None
 
 
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode = msgspec.json.Decoder(_Event).decode
 
 
@@ -78,6 +99,12 @@ def _of_event(payload: bytes) -> int:
     if payload[:1] != b"{":
         return 0
     try:
+        chunk = _decode_chunk(payload)
+        if chunk.delta is None:
+            return _of_chunk(chunk)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
         event = _decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0
@@ -87,6 +114,24 @@ def _of_event(payload: bytes) -> int:
     if isinstance(delta, str):  # Responses: the type says of what
         return 0 if isinstance(event.type, str) and "audio" in event.type else _length(delta)
     return sum(_length(delta.get(key)) for key in ("text", "thinking", "partial_json")) if isinstance(delta, dict) else 0
+
+
+def _of_chunk(chunk: _Chunk) -> int:
+    total = 0
+    for choice in chunk.choices or ():
+        delta = choice.delta
+        if delta is not None:
+            if delta.content is not None:
+                total += _length(delta.content) or _of_blocks(delta.content)
+            if delta.reasoning_content is not None or delta.reasoning is not None:
+                total += max(_length(delta.reasoning_content), _length(delta.reasoning))
+            if delta.refusal is not None:
+                total += _length(delta.refusal)
+            if delta.tool_calls is not None:
+                total += _of_calls(delta.tool_calls)
+        if choice.text is not None:
+            total += _length(choice.text)
+    return total
 
 
 def _of_choices(choices: Any) -> int:
@@ -99,13 +144,17 @@ def _of_choices(choices: Any) -> int:
         if isinstance(said, dict):
             total += _length(said.get("content")) + _length(said.get("refusal")) + _of_blocks(said.get("content"))
             total += max(_length(said.get("reasoning_content")), _length(said.get("reasoning")))  # some say it in both
-            total += sum(_of_call(call) for call in said.get("tool_calls") or () if isinstance(call, dict))
+            total += _of_calls(said.get("tool_calls"))
     return total
 
 
-def _of_call(call: dict[str, Any]) -> int:
-    function = call.get("function")
-    return _length(function.get("name")) + _length(function.get("arguments")) if isinstance(function, dict) else 0
+def _of_calls(calls: Any) -> int:
+    total = 0
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            total += _length(function.get("name")) + _length(function.get("arguments"))
+    return total
 
 
 def _of_blocks(blocks: Any) -> int:
@@ -120,4 +169,6 @@ def _of_blocks(blocks: Any) -> int:
 
 
 def _length(text: Any) -> int:
-    return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
+    if not isinstance(text, str):
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -144,3 +144,29 @@ def test_an_inherited_socket_is_shared_by_all_workers_and_not_closed_for_the_oth
         listeners.close_all()
         with socket.create_connection(given.getsockname(), 1):  # the service manager holds it open
             pass
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "ledger"),
+    [
+        ({}, {}, ""),
+        ({"state_dir": "/s"}, {}, "/s/ledger.sqlite3"),
+        ({"state_dir": "/s", "ledger": "off"}, {}, ""),
+        ({"state_dir": "/s", "ledger": "/l/x.db"}, {}, "/l/x.db"),
+        ({"state_dir": "/s"}, {"ROUTERD_LEDGER": "postgres://h/d"}, "postgres://h/d"),
+    ],
+)
+def test_the_ledger_is_in_the_state_directory_unless_told_otherwise(
+    flags: dict[str, str], environ: dict[str, str], ledger: str
+) -> None:
+    assert settings_from(flags, environ).ledger == ledger
+
+
+def test_a_ledger_is_kept_for_ninety_days_or_as_told() -> None:
+    assert settings_from({}, {}).ledger_keep_s == 90 * 86400
+    assert settings_from({"ledger_keep": "forever"}, {}).ledger_keep_s == 0
+    with pytest.raises(ValueError, match=r"^--ledger-keep: '5' is not a length, such as 90d, nor `forever`$"):
+        settings_from({"ledger_keep": "5"}, {})
+    with pytest.raises(ValueError, match=r"^--ledger: mysql:// is no ledger"):
+        settings_from({"ledger": "mysql://me:secret@h/d"}, {})
+    assert "secret" not in repr(settings_from({"ledger": "postgres://me:secret@h/d"}, {}))

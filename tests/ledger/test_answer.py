@@ -32,3 +32,16 @@ def test_csv_is_exact() -> None:
         "up,x,1200,1199,34567,890,12,3,1,1.234567891",
         "up,,1,0,0,0,0,0,0,0.000000000",
     ]
+
+
+def test_credits_stand_below_the_clients() -> None:
+    credits = [
+        {"client": "ann", "kind": "tokens", "granted": 1000000, "used": 1, "left": 999999, "since": None},
+        {"client": "bob", "kind": "usd", "granted": 20.0, "used": 0.5, "left": 19.5, "since": "2026-01-01"},
+    ]
+    text = as_text({**usage_answer("client", Period(), []), "credits": credits})
+    assert text.splitlines()[-3:-1] == [
+        "credit of ann: 999,999 of 1,000,000 tokens left",
+        "credit of bob: 19.500000 of 20.000000 usd left since 2026-01-01",
+    ]
+    assert "credit of" not in as_text({**usage_answer("day", Period(), []), "credits": credits})
