@@ -24,6 +24,7 @@ __all__ = ["OVER", "Connection", "Exchange", "Headers", "Sink"]
 
 Headers = list[tuple[bytes, bytes]]
 
+PIECE_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024  # nginx allows 4 to 8 buffers of 8 KiB; rate-limit headers of all vendors together stay below 4 KiB
 LINGER_S = 1.0  # after the meaning of an answer is complete, its framing may take this long to end
 
@@ -108,6 +109,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_posted_turn",
+        "_rest",
         "_sending",
         "_sink",
         "_stale",
@@ -151,6 +153,7 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._keep = False
         self._sending = False
+        self._rest = memoryview(b"")  # of the request's body: what is not written yet
         self._fed_bytes = 0
         self._decoder: _Decoder | None = None
 
@@ -165,7 +168,9 @@ class Connection(asyncio.Protocol):
         self._posted_turn = self._outbox.turn
         self._outbox.post(self.transport, data)
         if rest:
-            self._outbox.post(self.transport, rest)
+            self._sending = True
+            self._rest = memoryview(rest)
+            self._loop.call_soon(self._write_rest)  # behind the flush that writes `data`
 
     def begin(self, head: bytes, sink: Sink) -> None:
         """Write the head of a request whose body follows in pieces: `more` for each, `more(b"", last=True)` at the end."""
@@ -217,6 +222,14 @@ class Connection(asyncio.Protocol):
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # create_connection gives a Transport
 
+    def _write_rest(self) -> None:
+        """Write a large body piece by piece, as fast as the upstream takes it: TLS would hold all of it once more, encrypted."""
+        transport = self.transport
+        while self._rest and self._writable is None and not self.closed and transport is not None and not transport.is_closing():
+            transport.write(self._rest[:PIECE_BYTES])
+            self._rest = self._rest[PIECE_BYTES:]
+        self._sending = bool(self._rest)
+
     def pause_writing(self) -> None:
         """The upstream reads slower than we write."""
         if self._writable is None:
@@ -227,6 +240,8 @@ class Connection(asyncio.Protocol):
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
+        if self._rest:
+            self._write_rest()
 
     def data_received(self, data: bytes) -> None:
         """Parse; hand over what it means; end the exchange or the connection when due."""

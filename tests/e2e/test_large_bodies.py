@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.upstream import Upstream
 
 Start = Callable[..., Daemon]
 
+CERTIFICATE = pathlib.Path(__file__).parents[1] / "support" / "tls" / "untrusted.pem"
 MB = 1024 * 1024
 SIZE_MB = 20
 PICTURE = b"iVBORw0KGgo" + b"QUJDREVG" * (SIZE_MB * MB // 8 - 2) + b"A="  # base64, 20 MB
@@ -75,6 +77,16 @@ async def test_an_image_costs_at_most_two_and_a_half_times_its_size(
     grown = await growth(daemon(routes(upstream, dialect, more)), CHAT, SMALL)
     assert PICTURE in upstream.requests[-1].body
     assert grown <= 2.5
+
+
+async def test_encryption_holds_no_copy_of_it(daemon: Start) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(CERTIFICATE)
+    async with Upstream(tls=tls) as upstream:
+        upstream.always(answers.reply(WHOLE["openai"]))
+        running = daemon(routes(upstream, "openai"), env={"SSL_CERT_FILE": str(CERTIFICATE)})
+        assert await growth(running, CHAT, SMALL) <= 2.5
+        assert PICTURE in upstream.requests[-1].body
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])

@@ -85,6 +85,59 @@ async def test_a_whole_answer_arrives_and_the_connection_is_used_again(upstream:
     assert upstream.requests[0].raw_head + upstream.requests[0].body == REQUEST
 
 
+def large(size: int = 16 * 1024 * 1024) -> tuple[bytes, bytes]:
+    """Head and body of a request with a large body."""
+    body = bytes(range(256)) * (size // 256)
+    return b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body), body
+
+
+async def test_a_large_body_arrives_whole_behind_its_head(upstream: Upstream, pools: Upstreams) -> None:
+    upstream.always(answers.reply({"a": 1}))
+    pool = pool_of(pools, upstream)
+    head, body = large()
+    for number in range(2):
+        connection, sink = pool.take() or await pool.dial(2.0), Recorder()
+        connection.send(head, sink, body)
+        assert await asyncio.wait_for(sink.done, 10) == b'{"a": 1}'
+        assert upstream.requests[number].raw_head == head
+        assert upstream.requests[number].body == body
+    assert (upstream.connections_opened, pool.idle) == (1, 1)
+
+
+async def test_a_large_body_waits_for_an_upstream_that_reads_slowly(pools: Upstreams) -> None:
+    arrived = asyncio.get_running_loop().create_future()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set_result((await reader.readuntil(b"\r\n\r\n"), reader, writer))
+
+    head, body = large()
+    async with await asyncio.start_server(slow, "127.0.0.1", 0) as server:
+        pool = pools.pool(Origin("127.0.0.1", server.sockets[0].getsockname()[1], False))
+        connection, sink = await pool.dial(2.0), Recorder()
+        connection.send(head, sink, body)
+        got, reader, writer = await asyncio.wait_for(arrived, 5)
+        assert got == head
+        assert connection.transport is not None
+        assert connection.transport.get_write_buffer_size() <= 1024 * 1024  # the rest is not copied before it can go
+        assert await reader.readexactly(len(body)) == body
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        assert await asyncio.wait_for(sink.done, 5) == b""
+        writer.close()
+
+
+async def test_a_connection_whose_request_was_answered_early_is_not_used_again(pools: Upstreams) -> None:
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+
+    async with await asyncio.start_server(early, "127.0.0.1", 0) as server:
+        pool = pools.pool(Origin("127.0.0.1", server.sockets[0].getsockname()[1], False))
+        connection, sink = await pool.dial(2.0), Recorder()
+        connection.send(large()[0], sink, large()[1])
+        await asyncio.wait_for(sink.done, 5)
+        assert (sink.status, connection.closed, pool.idle) == (413, True, 0)
+
+
 async def test_chunks_trailers_and_interim_answers_are_understood(upstream: Upstream, pools: Upstreams) -> None:
     async def answer(call: Call) -> None:
         await call.send(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
