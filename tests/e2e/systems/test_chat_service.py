@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.e2e.systems.conftest import Serve, file_of
+from tests.e2e.test_probe import probe
 from tests.support import answers
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, ask, fetch
@@ -201,6 +202,31 @@ async def test_every_provider_is_swapped_by_one_edit_under_load(
     assert following.requests[0].header("authorization") == "Bearer sk-next-secret"
     counted = {key: value for key, value in (await running.metrics()).items() if key.startswith("routerd_requests_total")}
     assert sum(counted.values()) == sum(value for key, value in counted.items() if 'outcome="ok"' in key)
+
+
+async def test_the_probe_tells_who_answers_before_and_after_the_move(
+    serve: Serve, upstream: Upstream, upstreams: Callable[[], Any]
+) -> None:
+    following = await upstreams()
+
+    async def service_without_groq(call: Call) -> None:
+        gone = call.request.target == "/api/groq"
+        await (answers.reply({"error": "Forbidden"}, status=403) if gone else service)(call)
+
+    upstream.always(service_without_groq)
+    following.always(openai_style)
+    more = {"NEXT": following.url.removesuffix("/v1"), "NEXT_KEY": "sk-next-secret"}
+    running = serve("chat_service", **variables(upstream, following), **more)
+    before = await probe("--url", running.url, "--json")
+    told = {one["model"]: one["ok"] for one in json.loads(before.stdout)["models"]}
+    assert before.returncode == 1
+    assert {name for name, well in told.items() if not well} == {name for name, back in ASKED.items() if back == "groq"}
+    assert len(told) == len([name for name in MODELS if "*" not in name])
+    running.write(migrated(file_of("chat_service")))
+    await running.generation(2)
+    for names in ((), ("--model", "gemini-2.0-flash", "--model", "deepseek/deepseek-r1:free")):
+        after = await probe("--url", running.url, *names)
+        assert (after.returncode, "all answer" in after.stdout) == (0, True), after.stdout
 
 
 def said(answer: Any, stream: bool) -> str:
