@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import pathlib
 from collections.abc import Callable
 
 import pytest
 
+import routerd
 from routerd.config import Loaded, render, schema_json
 from routerd.config.compile.template import _PLACEHOLDER, PLACES
 from routerd.config.compile.traits import CAPABLE
@@ -141,3 +144,14 @@ def test_what_a_dialect_can_do_is_the_same_for_the_configuration_and_the_wire(lo
         assert (speaker.name, speaks, set(found.offers)) == (name, operations, set(operations))
     assert set(PLACES) == set(_PLACES)
     assert PLACEHOLDER.pattern == _PLACEHOLDER.pattern
+
+
+def test_no_code_decides_by_the_name_of_a_preset() -> None:
+    """What is special about a provider is said in YAML; dialects are the only names that code knows."""
+    vendors = set(preset_names()) - set(CAPABLE) - {"openai"}
+    assert len(vendors) >= 15
+    for path in sorted(pathlib.Path(routerd.__file__).parent.rglob("*.py")):
+        if "daemon/commands" in str(path):  # `routerd init` writes examples
+            continue
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not texts & vendors, path
