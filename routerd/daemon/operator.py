@@ -8,19 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
-from routerd.daemon.events import Subscription
+from routerd.daemon.events import KINDS, Subscription
+from routerd.daemon.picture import picture
+from routerd.daemon.rates import Rates
 from routerd.daemon.report import problem_as_json
-from routerd.errors import ConfigError
+from routerd.errors import ConfigError, RequestError
 from routerd.ledger import BY, LedgerLost, period_of, usage_answer
 from routerd.observe import merge, render_metrics
 
 if TYPE_CHECKING:
     from routerd.daemon.control import Control
     from routerd.daemon.crew import Slot
+    from routerd.graph import Graph
+    from routerd.plan import Origins
 
 __all__ = ["ControlRoom"]
 
@@ -34,6 +38,9 @@ class ControlRoom:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._started_s = time.monotonic()
+        self._rates = Rates(time.monotonic)
+        self._pictured: tuple[int, Mapping[str, Any]] = (0, {})
+        self._origins: tuple[int, Origins] = (0, {})
 
     def not_ready(self) -> str:
         """Return why requests are not served, or an empty string."""
@@ -143,6 +150,53 @@ class ControlRoom:
     def history(self) -> Mapping[str, Any]:
         """Return the last generations, newest first."""
         return {"generations": self._control.reloader.history.as_json()}
+
+    def graph(self) -> Mapping[str, Any]:
+        """Return what serves, made once a generation; LookupError when nothing serves yet."""
+        graph, number = self._serving()
+        if self._pictured[0] != number:
+            self._pictured = (number, {"generation": number, **picture(graph), "events": sorted(KINDS)})
+        return self._pictured[1]
+
+    async def rates(self) -> Mapping[str, Any]:
+        """Return what happens a second, over all workers."""
+        crew = self._control.crew
+        snapshots = await crew.collect(SCRAPE_TIMEOUT_S)
+        return self._rates.look(merge(snapshots, crew.retired))
+
+    async def explain(self, model: str, client: str | None, down: Sequence[str]) -> Mapping[str, Any]:
+        """Decide for a request to what serves, with what is known of the endpoints now."""
+        from routerd.daemon.commands.explain import question_of
+        from routerd.daemon.commands.explained import explained
+
+        graph, number = self._serving()
+        question = question_of(graph, model=model, client=client, down=down)
+        if self._origins[0] != number:
+            self._origins = (number, await asyncio.to_thread(self._read_origins))
+        try:
+            view = (self._control.vitals.health, time.monotonic())
+            return {"generation": number, **explained(graph, self._origins[1], question, view)}
+        except RequestError as exc:
+            told = {"status": exc.status, "code": exc.code or exc.type, "message": exc.message}
+            return {"generation": number, "model": model, **told, "route": None, "targets": []}
+
+    def _serving(self) -> tuple[Graph, int]:
+        reloader = self._control.reloader
+        if reloader.graph is None or reloader.serving is None:
+            raise LookupError("no generation serves yet")
+        return reloader.graph, reloader.serving.number
+
+    def _read_origins(self) -> Origins:
+        """Return where the values of what serves were written: its inputs are kept, so they are read once more when asked."""
+        from routerd.config import load
+
+        latest = self._control.reloader.history.latest
+        if latest is None or latest.kept is None:
+            return {}
+        try:
+            return load(self._control.settings.config, os.environ, latest.kept).origins
+        except ConfigError:  # a secret has gone since: the decision can be told, its places cannot
+            return {}
 
     def events(self, last_id: str) -> Subscription | None:
         """Return a new reader's events, those after `last_id` first; None when too many listen."""

@@ -16,7 +16,7 @@ Cost and concurrency
 
 from routerd.plan.affinity import affinity_key
 from routerd.plan.discovered import ModelNews, found_names
-from routerd.plan.explain import Explanation, Setting, TargetLine, ThoughtAway, explain
+from routerd.plan.explain import Explanation, Origins, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, direct_route, offered_names, resolve
 
@@ -25,6 +25,7 @@ __all__ = [
     "found_names",
     "Explanation",
     "HealthView",
+    "Origins",
     "Planned",
     "Resolved",
     "Resolver",

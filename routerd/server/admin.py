@@ -8,11 +8,13 @@ such a request is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp_sse import sse_response
+
+from routerd.server.ui import page
 
 __all__ = ["Happening", "Operator", "Reading", "admin_app"]
 
@@ -26,6 +28,10 @@ PAGES = {
     "POST /-/diff": "what the files change against what serves, or every problem they have; changes nothing",
     "GET /-/history": "the last generations that served, as JSON",
     "GET /-/usage": "requests, tokens and cost from the ledger (?by=client|route|provider|model|day&since=7d&until=2026-11-01)",
+    "GET /-/graph": "models, chains, providers, endpoints and budgets, as JSON",
+    "GET /-/rates": "requests and tokens a second, budgets in use, as JSON; the second look has rates",
+    "GET /-/explain": "where a request would go and why, as JSON (?model=M&client=C&down=ENDPOINT)",
+    "GET /ui": "all of this as a page",
     "GET /events": "what happens, as it happens (Server-Sent Events)",
     "POST /-/endpoints/{name}/drain": "send the endpoint nothing new; what runs there finishes",
     "POST /-/endpoints/{name}/undrain": "let it come back",
@@ -85,6 +91,15 @@ class Operator(Protocol):
     async def usage(self, by: str, since: str, until: str) -> Mapping[str, Any]:
         """Return what was used; ValueError for words without a meaning, LookupError without a ledger, OSError: it is away."""
 
+    def graph(self) -> Mapping[str, Any]:
+        """Return what serves as plain values, without a secret; LookupError when nothing serves yet."""
+
+    async def rates(self) -> Mapping[str, Any]:
+        """Return what happens a second."""
+
+    async def explain(self, model: str, client: str | None, down: Sequence[str]) -> Mapping[str, Any]:
+        """Return the decision for a request; LookupError when a name in the question is not known."""
+
     def events(self, last_id: str) -> Reading | None:
         """Return the events after `last_id`, and those to come; None when too many listen."""
 
@@ -103,6 +118,10 @@ def admin_app(operator: Operator) -> web.Application:
     app.router.add_post("/-/diff", pages.diff)
     app.router.add_get("/-/history", pages.history)
     app.router.add_get("/-/usage", pages.usage)
+    app.router.add_get("/-/graph", pages.graph)
+    app.router.add_get("/-/rates", pages.rates)
+    app.router.add_get("/-/explain", pages.explain)
+    app.router.add_get("/ui", pages.ui)
     app.router.add_get("/events", pages.events)
     app.router.add_post("/-/endpoints/{name}/drain", pages.drain)
     app.router.add_post("/-/endpoints/{name}/undrain", pages.undrain)
@@ -112,6 +131,7 @@ def admin_app(operator: Operator) -> web.Application:
 class _Pages:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
+        self._page = page()
 
     async def index(self, _: web.Request) -> web.Response:
         width = max(len(page) for page in PAGES)
@@ -178,8 +198,32 @@ class _Pages:
             return _json({"error": str(exc)}, status=503)
         return _json(told)
 
+    async def graph(self, _: web.Request) -> web.Response:
+        try:
+            return _json(self._operator.graph())
+        except LookupError as exc:
+            return _json({"error": str(exc.args[0])}, status=503)
+
+    async def rates(self, _: web.Request) -> web.Response:
+        return _json(await self._operator.rates())
+
+    async def explain(self, request: web.Request) -> web.Response:
+        model = request.query.get("model")
+        if not model:
+            return _json({"error": "say which model: ?model=M"}, status=400)
+        try:
+            told = await self._operator.explain(model, request.query.get("client") or None, request.query.getall("down", []))
+        except LookupError as exc:
+            return _json({"error": str(exc.args[0])}, status=400)
+        return _json(told)
+
+    async def ui(self, _: web.Request) -> web.Response:
+        text, headers = self._page
+        return web.Response(text=text, content_type="text/html", headers=headers)
+
     async def events(self, request: web.Request) -> web.StreamResponse:
-        reading = self._operator.events(request.headers.get("Last-Event-ID", ""))
+        last_id = request.headers.get("Last-Event-ID") or request.query.get("last_event_id", "")  # a browser cannot set the field
+        reading = self._operator.events(last_id)
         if reading is None:
             return _json({"error": "too many readers of events"}, status=503)
         try:

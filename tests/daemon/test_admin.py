@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -55,6 +57,19 @@ class Daemon:
 
     def history(self) -> Mapping[str, Any]:
         return {"generations": []}
+
+    def graph(self) -> Mapping[str, Any]:
+        if self.why_not:
+            raise LookupError("no generation serves yet")
+        return {"models": []}
+
+    async def rates(self) -> Mapping[str, Any]:
+        return {"over_s": 0.0}
+
+    async def explain(self, model: str, client: str | None, down: Sequence[str]) -> Mapping[str, Any]:
+        if client == "nobody":
+            raise LookupError("no client is called 'nobody'")
+        return {"model": model, "client": client, "down": list(down)}
 
     def events(self, last_id: str) -> Subscription | None:
         return self.bus.subscribe(last_id)
@@ -206,3 +221,42 @@ async def test_an_endpoint_is_drained_and_comes_back_by_its_name(admin) -> None:
     assert answer.status == 404
     assert "GET /-/status lists them" in (await answer.json())["error"]
     assert (await client.post("/-/endpoints/gpu%2Fa/drain", headers={"Sec-Fetch-Site": "cross-site"})).status == 403
+
+
+async def test_the_page_runs_only_what_stands_in_it(admin) -> None:  # type: ignore[no-untyped-def]
+    _, client = admin
+    answer = await client.get("/ui")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    text = await answer.text()
+    for element in ("script", "style"):
+        inside = text.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert policy[f"{element}-src"] == f"'sha256-{digest}'"
+    assert policy["default-src"] == "'none'"
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+
+
+async def test_the_graph_is_503_until_something_serves(admin) -> None:  # type: ignore[no-untyped-def]
+    daemon, client = admin
+    assert (await client.get("/-/graph")).status == 200
+    assert await (await client.get("/-/rates")).json() == {"over_s": 0.0}
+    daemon.why_not = "nothing serves"
+    assert (await client.get("/-/graph")).status == 503
+
+
+async def test_explain_takes_model_client_and_what_is_down(admin) -> None:  # type: ignore[no-untyped-def]
+    _, client = admin
+    told = await (await client.get("/-/explain?model=gpt%2F4&client=team&down=a&down=b")).json()
+    assert told == {"model": "gpt/4", "client": "team", "down": ["a", "b"]}
+    assert (await client.get("/-/explain")).status == 400
+    assert (await client.get("/-/explain?model=m&client=nobody")).status == 400
+
+
+async def test_a_browser_asks_for_past_events_in_the_query(admin) -> None:  # type: ignore[no-untyped-def]
+    daemon, client = admin
+    daemon.bus.emit("reload_applied", {"generation": 1})
+    async with client.get("/events?last_event_id=all") as answer:
+        line = await answer.content.readuntil(b"\n")
+        assert line.startswith(b"id: ")

@@ -14,9 +14,10 @@ from routerd.daemon.terminal import paint_for
 from routerd.errors import RequestError
 
 if TYPE_CHECKING:
+    from routerd.daemon.rehearse import Question
     from routerd.graph import Client, Graph
 
-__all__ = ["add_explain", "explain"]
+__all__ = ["add_explain", "explain", "question_of"]
 
 def add_explain(commands: Any) -> None:
     """Declare `explain`."""
@@ -38,20 +39,14 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     if loaded is None:
         return status
     from routerd.daemon.commands.explained import explained
-    from routerd.daemon.rehearse import Question
 
     graph = loaded.graph
     try:
-        question = Question(
-            model=flags["model"],
-            client=_client(graph, flags["client"]),
-            down=_down(graph, flags["down"]),
-            used=_used(graph, flags["used"]),
-        )
+        question = question_of(graph, model=flags["model"], client=flags["client"], down=flags["down"], used=flags["used"])
     except LookupError as exc:
         return complain(str(exc.args[0]), INVALID)
     try:
-        told = explained(loaded, question)
+        told = explained(graph, loaded.origins, question)
     except RequestError as exc:
         return complain(f"{exc.status} {exc.code or exc.type}: {exc.message}", FAILED)
     if flags["format"] == "json":
@@ -62,6 +57,15 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
 
 
 # ── what is asked ──
+
+
+def question_of(
+    graph: Graph, *, model: str, client: str | None = None, down: Sequence[str] = (), used: Sequence[str] = ()
+) -> Question:
+    """Return the question; LookupError for a name that is not known."""
+    from routerd.daemon.rehearse import Question
+
+    return Question(model=model, client=_client(graph, client), down=_down(graph, down), used=_used(graph, used))
 
 
 def _client(graph: Graph, name: str | None) -> Client | None:

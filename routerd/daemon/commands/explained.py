@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from typing import Any
 
-from routerd.config import Loaded
 from routerd.daemon.rehearse import Question, Stage, refusals
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Route
-from routerd.plan import Explanation, Setting, TargetLine
+from routerd.plan import Explanation, HealthView, Origins, Setting, TargetLine
 from routerd.plan import explain as explain_plan
 from routerd.policy import CREDITS, Charge, charges, dearest, provider_charges
 
@@ -23,26 +23,31 @@ __all__ = ["explained"]
 Told = dict[str, Any]
 
 
-def explained(loaded: Loaded, question: Question) -> Told:
-    """Return the decision as plain values; raise RequestError where there is no route to tell of."""
-    graph, client = loaded.graph, question.client
+def explained(graph: Graph, origins: Origins, question: Question, view: tuple[HealthView | None, float] = (None, 0.0)) -> Told:
+    """Return the decision as plain values; raise RequestError where there is no route to tell of.
+
+    `view`: what is known of the endpoints, and the monotonic moment for which it counts.
+    """
+    client = question.client
     rehearsal = Stage(graph).rehearse(question)
     may = True
+    health, now_s = view
+    ask = partial(explain_plan, graph, question.model, down=tuple(question.down), health=health, now_s=now_s, origins=origins)
     try:
-        found = explain_plan(graph, question.model, client=client, down=tuple(question.down), origins=loaded.origins)
+        found = ask(client=client)
     except Forbidden:
         may = False
-        found = explain_plan(graph, question.model, down=tuple(question.down), origins=loaded.origins)
+        found = ask()
     return {
         "model": question.model,
         "status": rehearsal.status,
         "code": rehearsal.code,
         "message": rehearsal.message,
         "route": _route(found),
-        "client": _client_told(loaded, client, may) if client else None,
+        "client": _client_told(origins, client, may) if client else None,
         "system_prompt": _prompt(found),
         "params": _settings(found.params),
-        "budgets": _budgets(loaded, question, found),
+        "budgets": _budgets(graph, origins, question, found),
         "failover": _settings(found.failover),
         "retry": _settings(found.retry),
         "targets": [_target(graph, question, found.route, line) for line in found.targets],
@@ -61,8 +66,8 @@ def _route(found: Explanation) -> Told:
     }
 
 
-def _client_told(loaded: Loaded, client: Client, may: bool) -> Told:
-    origin = str(loaded.origins.get(f"clients.{client.name}", ""))
+def _client_told(origins: Origins, client: Client, may: bool) -> Told:
+    origin = str(origins.get(f"clients.{client.name}", ""))
     return {"name": client.name, "may_use": may, "models": [one.text for one in client.models], "origin": origin}
 
 
@@ -100,9 +105,9 @@ def _target(graph: Graph, question: Question, route: Route, line: TargetLine) ->
     }
 
 
-def _budgets(loaded: Loaded, question: Question, found: Explanation) -> list[Told]:
+def _budgets(graph: Graph, origins: Origins, question: Question, found: Explanation) -> list[Told]:
     """List what is attached to the client, the model and the providers of the plan: whom it counts, and what it would say."""
-    graph, client, route = loaded.graph, question.client, found.route
+    client, route = question.client, found.route
     targets = (*found.targets, *found.overflow)
     price = dearest(line.price for line in targets)
     asked = [(charge, price) for charge in charges(graph, client=client, route=route, captured_model=question.model)]
@@ -124,7 +129,7 @@ def _budgets(loaded: Loaded, question: Question, found: Explanation) -> list[Tol
                 "shadow": budget.shadow,
                 "used_ratio": question.used.get(budget.name, 0.0),
                 "refuses": refusals((charge,), question, route, price).get(budget.name, ""),
-                "origin": str(loaded.origins.get(f"budgets.{budget.name}", "")),
+                "origin": str(origins.get(f"budgets.{budget.name}", "")),
             }
         )
     return told
