@@ -18,6 +18,7 @@ from routerd.daemon.commands.compare import add_diff, diff
 from routerd.daemon.commands.completion import add_completion, completion
 from routerd.daemon.commands.explain import add_explain, explain
 from routerd.daemon.commands.fmt import add_fmt, fmt
+from routerd.daemon.commands.imports import add_import, import_
 from routerd.daemon.commands.init import add_init, init
 from routerd.daemon.commands.probe import add_probe, probe
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
@@ -48,6 +49,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"routerd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     add_init(commands)
+    add_import(commands)
     _add_serve(commands)
     add_check(commands)
     add_test(commands)
@@ -215,6 +217,7 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "drain": _drain,
     "undrain": _drain,
     "init": init,
+    "import": import_,
     "completion": lambda flags, _: completion(_parser(), flags),
     "usage": usage,
 }
