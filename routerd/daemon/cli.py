@@ -21,6 +21,7 @@ from routerd.daemon.commands.fmt import add_fmt, fmt
 from routerd.daemon.commands.imports import add_import, import_
 from routerd.daemon.commands.init import add_init, init
 from routerd.daemon.commands.probe import add_probe, probe
+from routerd.daemon.commands.rehearse import add_rehearse, rehearse
 from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
 from routerd.daemon.commands.usage import add_usage, usage
 from routerd.daemon.settings import DEFAULTS, settings_from
@@ -58,6 +59,7 @@ def _parser() -> Parser:
     add_schema(commands)
     add_explain(commands)
     add_probe(commands)
+    add_rehearse(commands)
     _add_reload(commands)
     _add_rollback(commands)
     _add_history(commands)
@@ -216,6 +218,7 @@ _RUN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], int]] = {
     "status": _status,
     "drain": _drain,
     "undrain": _drain,
+    "rehearse": rehearse,
     "init": init,
     "import": import_,
     "completion": lambda flags, _: completion(_parser(), flags),

@@ -6,6 +6,7 @@
     fmt        fmt
     explain    explain (explained: its facts; explain_text: its screen)
     init       init: a first routes.yaml
+    rehearse   rehearse (package daemon.drill)
     imports    import: out of another router's configuration (package daemon.imports)
     completion completion: for bash, zsh and fish
     usage      usage: from the daemon or straight from its ledger
