@@ -26,11 +26,11 @@ providers:
     endpoints: [{name: gpu-a, url: "http://gpu-a.invalid/v1"}, {name: gpu-b, url: "http://gpu-b.invalid/v1"}]
   cloud: {preset: anthropic, api_key: "${NO_SUCH_KEY:-}", optional: true}
 models:
-  chat: {chain: [gpu/llama, cloud/claude], timeouts: {connect: 1s, first_byte: 2s}, budgets: [few]}
+  chat: {chain: [gpu/llama, cloud/claude], timeouts: {connect: 1s, first_byte: 2s}}
 budgets:
   few: {requests: 20, per: 1h, scope: client}
 clients:
-  team: {key: sk-team}
+  team: {key: sk-team, budgets: [few]}
 """
 
 

@@ -167,5 +167,3 @@ async def _ask(session: aiohttp.ClientSession, load: Load, speed: float) -> Seen
         ok = False
     tried = tuple(one.partition("/")[0] for one in attempts.split(",") if one)
     return Seen(ok=ok, status=status, attempts=tried, took_s=(time.perf_counter() - began_s) * speed)
-
-

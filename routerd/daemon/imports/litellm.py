@@ -193,4 +193,3 @@ def _simple(step: dict[str, Any]) -> Any:
 
 def _value(value: Any) -> Any:
     return value.plain() if isinstance(value, Section) else value
-
