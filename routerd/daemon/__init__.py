@@ -4,7 +4,9 @@
     control, first            the control process: puts the parts together; the first generation
     operator, events, trial   what an operator may ask and order; what happened; probation as it runs
     notify                    systemd: ready, reloading, stopping, watchdog, sockets
-    load, cases, rehearse     a configuration that may serve: loaded, and its own tests run
+    load, cases, forecast     a configuration that may serve: loaded, and its own tests run
+    picture, rates            what the page at /ui is drawn from
+    imports, drill            other routers' configurations; `routerd rehearse`
     watch, reload             a change of the inputs -> one queue -> load, check, pack, publish; what is remembered of it
     generation, crew, channel a configuration on its way to all workers; the workers as control sees them; the wire between
     worker                    one serving process: a loop around the gateway

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from routerd.config import Case, Loaded
-from routerd.daemon.rehearse import Question, Rehearsal, Stage
+from routerd.daemon.forecast import Forecast, Question, Stage
 from routerd.errors import Problem
 
 __all__ = ["Result", "run_tests"]
@@ -38,11 +38,11 @@ def _run(loaded: Loaded, stage: Stage, case: Case) -> Result:
     question = Question(
         model=case.model, client=case.client, down=case.down, used=case.used, params=case.params, system_prompt=case.system_prompt
     )
-    found = stage.rehearse(question)
+    found = stage.foretell(question)
     return Result(name=case.name, problems=tuple(_problems(loaded, case, found)))
 
 
-def _problems(loaded: Loaded, case: Case, found: Rehearsal) -> list[Problem]:
+def _problems(loaded: Loaded, case: Case, found: Forecast) -> list[Problem]:
     def failed(path: tuple[str, ...], message: str) -> Problem:
         hint = f"the plan is {_flow(_plan(found))}" if found.plan and path != ("plan",) else ""
         return loaded.problem("tests", "test-failed", case.path("expect", *path), f"{case.name}: {message}", hint=hint)
@@ -66,11 +66,11 @@ class _Check:
     got: str
 
 
-def _target(wanted: str, found: Rehearsal) -> _Check:
+def _target(wanted: str, found: Forecast) -> _Check:
     return _Check(wanted in found.heads, wanted, " or ".join(found.heads) or "none")
 
 
-def _plan_check(wanted: Sequence[str | Sequence[str]], found: Rehearsal) -> _Check:
+def _plan_check(wanted: Sequence[str | Sequence[str]], found: Forecast) -> _Check:
     return _Check(_same_plan(wanted, found.steps()), _flow(wanted), _flow(_plan(found)))
 
 
@@ -93,12 +93,12 @@ def _same_plan(wanted: Sequence[str | Sequence[str]], steps: Sequence[Sequence[s
     return not any(left)
 
 
-def _plan(found: Rehearsal) -> list[str | list[str]]:
+def _plan(found: Forecast) -> list[str | list[str]]:
     """Return the plan as it would be written in `expect`."""
     return [step[0] if len(step) == 1 else list(step) for step in found.steps()]
 
 
-def _system_prompt(wanted: str, found: Rehearsal) -> _Check:
+def _system_prompt(wanted: str, found: Forecast) -> _Check:
     sent = system_prompt_of(found.body)
     fine = wanted in sent if wanted else not sent
     return _Check(fine, f"with {_flow(wanted)}" if wanted else "to be none", _short(sent) if sent else "none")
@@ -140,24 +140,24 @@ def _got(value: Any) -> str:
     return "nothing" if value is None else _flow(value)
 
 
-def _route(wanted: str, found: Rehearsal) -> _Check:
+def _route(wanted: str, found: Forecast) -> _Check:
     name = found.resolved.route.name if found.resolved else "none"
     return _Check(name == wanted, wanted, name)
 
 
-def _status(wanted: int, found: Rehearsal) -> _Check:
+def _status(wanted: int, found: Forecast) -> _Check:
     return _Check(found.status == wanted, str(wanted), _answer(found))
 
 
-def _code(wanted: str, found: Rehearsal) -> _Check:
+def _code(wanted: str, found: Forecast) -> _Check:
     return _Check(found.code == wanted, wanted, _answer(found))
 
 
-def _answer(found: Rehearsal) -> str:
+def _answer(found: Forecast) -> str:
     return "200" if found.status == 200 else f"{found.status} {found.code}: {found.message}"
 
 
-_CHECKS: Mapping[str, Callable[[Any, Rehearsal], _Check]] = {
+_CHECKS: Mapping[str, Callable[[Any, Forecast], _Check]] = {
     "target": _target,
     "plan": _plan_check,
     "system_prompt": _system_prompt,

@@ -13,8 +13,8 @@ import pytest
 
 from routerd.config import load
 from routerd.daemon.cases import run_tests
+from routerd.daemon.forecast import UNREACHABLE
 from routerd.daemon.load import load_checked
-from routerd.daemon.rehearse import UNREACHABLE
 from routerd.errors import AttemptsExhausted, ConfigError, Delivery, ErrorKind, Problem, UpstreamError
 from routerd.server.render import exhausted_reply
 

@@ -14,7 +14,7 @@ from routerd.daemon.terminal import paint_for
 from routerd.errors import RequestError
 
 if TYPE_CHECKING:
-    from routerd.daemon.rehearse import Question
+    from routerd.daemon.forecast import Question
     from routerd.graph import Client, Graph
 
 __all__ = ["add_explain", "explain", "question_of"]
@@ -63,7 +63,7 @@ def question_of(
     graph: Graph, *, model: str, client: str | None = None, down: Sequence[str] = (), used: Sequence[str] = ()
 ) -> Question:
     """Return the question; LookupError for a name that is not known."""
-    from routerd.daemon.rehearse import Question
+    from routerd.daemon.forecast import Question
 
     return Question(model=model, client=_client(graph, client), down=_down(graph, down), used=_used(graph, used))
 

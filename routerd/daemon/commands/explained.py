@@ -1,6 +1,6 @@
 """The facts of `routerd explain` as one plain document.
 
-They come from `plan.explain` (route, order, origins) and from a rehearsal (permission, budgets, what would be answered). As JSON
+They come from `plan.explain` (route, order, origins) and from a forecast (permission, budgets, what would be answered). As JSON
 the document is printed as it is; the text is made of it, so the two say the same.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any
 
-from routerd.daemon.rehearse import Question, Stage, refusals
+from routerd.daemon.forecast import Question, Stage, refusals
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Route
 from routerd.plan import Explanation, HealthView, Origins, Setting, TargetLine
@@ -29,7 +29,7 @@ def explained(graph: Graph, origins: Origins, question: Question, view: tuple[He
     `view`: what is known of the endpoints, and the monotonic moment for which it counts.
     """
     client = question.client
-    rehearsal = Stage(graph).rehearse(question)
+    forecast = Stage(graph).foretell(question)
     may = True
     health, now_s = view
     ask = partial(explain_plan, graph, question.model, down=tuple(question.down), health=health, now_s=now_s, origins=origins)
@@ -40,9 +40,9 @@ def explained(graph: Graph, origins: Origins, question: Question, view: tuple[He
         found = ask()
     return {
         "model": question.model,
-        "status": rehearsal.status,
-        "code": rehearsal.code,
-        "message": rehearsal.message,
+        "status": forecast.status,
+        "code": forecast.code,
+        "message": forecast.message,
         "route": _route(found),
         "client": _client_told(origins, client, may) if client else None,
         "system_prompt": _prompt(found),

@@ -21,7 +21,7 @@ from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estima
 from routerd.wire import apply_params, encode_body, parse_request, prepare_body
 from routerd.wire.openai import max_tokens_of
 
-__all__ = ["UNREACHABLE", "Question", "Rehearsal", "Rung", "Stage", "refusals"]
+__all__ = ["UNREACHABLE", "Question", "Forecast", "Rung", "Stage", "refusals"]
 
 NeedOf = Callable[[Price | None], Need]
 UNREACHABLE = (502, str(ErrorType.UPSTREAM_CONNECT))  # what server.render answers when no attempt found anybody
@@ -53,7 +53,7 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
+class Forecast:
     """What came of it. `plan`: what can be tried, in order: nothing that is down or over its budget."""
 
     status: int = 200
@@ -84,7 +84,7 @@ class Rehearsal:
 
 
 class Stage:
-    """Where requests to one graph are rehearsed. `complete`: providers that are disabled for want of a credential take part."""
+    """Where requests to one graph are foretold. `complete`: providers that are disabled for want of a credential take part."""
 
     def __init__(self, graph: Graph, *, complete: bool = False) -> None:
         if complete:
@@ -93,14 +93,14 @@ class Stage:
         self.graph = graph
         self._resolver = Resolver(graph)
 
-    def rehearse(self, question: Question) -> Rehearsal:
+    def foretell(self, question: Question) -> Forecast:
         """Return what would come of it; a refusal is an outcome, too."""
         try:
-            return self._rehearse(question)
+            return self._foretell(question)
         except RequestError as exc:
-            return Rehearsal(status=exc.status, code=exc.code or exc.type, message=exc.message)
+            return Forecast(status=exc.status, code=exc.code or exc.type, message=exc.message)
 
-    def _rehearse(self, question: Question) -> Rehearsal:
+    def _foretell(self, question: Question) -> Forecast:
         client = question.client
         request = parse_request(_body(question), "chat", "chat/completions")
         resolved = self._resolver.resolve(question.model, None if client is None else lambda name: allowed(client, name))
@@ -120,8 +120,8 @@ class Stage:
             if refused is not None:
                 raise refused
             (status, code), why = UNREACHABLE, "no target of this model can be used now"
-            return Rehearsal(status=status, code=code, message=why, resolved=resolved, body=_decoded(body, None))
-        return Rehearsal(resolved=resolved, plan=tuple(plan), body=_decoded(body, plan[0].planned))
+            return Forecast(status=status, code=code, message=why, resolved=resolved, body=_decoded(body, None))
+        return Forecast(resolved=resolved, plan=tuple(plan), body=_decoded(body, plan[0].planned))
 
     def _affordable(
         self, rungs: Sequence[Rung], question: Question, route: Route, need: NeedOf
