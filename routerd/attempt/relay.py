@@ -319,6 +319,7 @@ class Relay:
         self._held += b"".join(self._out)
         self._out = []
         if scan.content:
+            self._timer.stop()  # it came in time, however late the worker gets to the commit
             self.ready.set_result(None)
         elif scan.fault is not None:
             self._exchange.abort()

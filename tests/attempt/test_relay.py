@@ -549,3 +549,11 @@ async def test_a_passage_to_a_client_that_is_full_already_is_not_resumed_by_its_
     assert exchange.calls == ["pause"]
     passage.resume()
     assert exchange.calls == ["pause", "resume"]
+
+
+async def test_content_that_came_in_time_is_not_too_late_because_the_commit_is() -> None:
+    rig = Rig().head().read(ROLE, HI)
+    rig.clock.advance(TIMEOUTS.first_token_s + LATE_S)
+    rig.commit().read(STOP, DONE)
+    assert rig.relay.finished.result() is Ended.OK
+    assert rig.client.body.endswith(DONE)
