@@ -108,7 +108,7 @@ class Control:
         teller = Teller(metrics, partial(report, stream=sys.stderr))
         self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)
         self.reloader.before.append(self._reload_begins)
-        self.reloader.listeners.append(self._reload_ended)
+        self.reloader.listeners += [self._errands_follow, self._reload_ended]
         self.keeper = Keeper(settings.state_dir, time.time)
         self.trials = Trials(
             self.reloader,
@@ -153,7 +153,6 @@ class Control:
         await self.credits.grant(package.credits)
         took = await self.crew.publish(package)
         self.credits.serve(package.credits)
-        self.errands.follow(package.providers)
         return took
 
     async def _changed(self, seen_at_s: float) -> None:
@@ -187,6 +186,10 @@ class Control:
     def _reload_begins(self) -> None:
         if self.reloader.serving is not None:
             self.notifier.reloading()
+
+    def _errands_follow(self, outcome: Outcome) -> None:
+        if outcome.generation and self.reloader.serving is not None:
+            self.errands.follow(self.reloader.serving.providers)
 
     def _reload_ended(self, outcome: Outcome) -> None:
         if outcome.result == "applied" and self.reloader.graph is not None:

@@ -181,7 +181,7 @@ class Reloader:
         began_s = self._clock()
         self._teller.began(self._wall())
         for tell in self.before:
-            tell()
+            _told(tell)
         problems: tuple[Problem, ...] = ()
         try:
             result = await (self._back(job, job.back_to) if job.back_to else self._forward(job))
@@ -195,12 +195,12 @@ class Reloader:
             result, problems = "build", (build_problem(f"internal error: {type(exc).__name__}", code="internal"),)
         took_s = (self._clock() if job.served_at_s is None else job.served_at_s) - began_s
         outcome = self._outcome(job, result, problems, took_s)
-        self._teller.ended(outcome)
+        _told(self._teller.ended, outcome)
         self.last = outcome
         if outcome.untried and job.back_to is None:
             self._inputs.taken({}, ())  # they count as unseen: the watcher comes back with them
-        for told in self.listeners:
-            told(outcome)
+        for listener in self.listeners:
+            _told(listener, outcome)
         return outcome
 
     def _outcome(self, job: _Job, result: str, problems: tuple[Problem, ...], took_s: float) -> Outcome:
@@ -330,6 +330,14 @@ class Reloader:
         except Exception:  # words are not worth an edit
             log.exception("the changes could not be put in words")
             return ()
+
+
+def _told(listener: Callable[..., None], *what: Outcome) -> None:
+    """Tell one listener. One that fails must neither turn a reload that serves into a failed one nor end reloading."""
+    try:
+        listener(*what)
+    except Exception:
+        log.exception("a reload could not be told")
 
 
 def _held_problem(by_probation: bool) -> Problem:

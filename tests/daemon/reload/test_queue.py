@@ -395,3 +395,14 @@ async def test_every_label_set_is_there_from_the_start(desk: Desk) -> None:
     for phase in ("load", "prepare", "commit"):
         assert ("routerd_config_reload_duration_seconds", (phase,)) in histograms
     assert ("routerd_config_detect_to_serve_seconds", ()) in histograms
+
+
+async def test_a_listener_that_fails_neither_ends_reloading_nor_fails_what_serves(desk: Desk) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("nobody listens")
+
+    desk.reloader.before.append(broken)
+    desk.reloader.listeners.insert(0, broken)
+    assert (await desk.reloader.request("file")).result == "applied"
+    assert desk.told[-1].result == "applied"
+    assert (await desk.reloader.request("api")).result == "unchanged"
