@@ -16,6 +16,13 @@ from tests.support.upstream import Upstream
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seconds", type=float, default=10.0, help="how long the chaos test lasts")
     parser.addoption("--chaos-seed", type=int, default=1, help="which chaos it is")
+    parser.addoption("--torture", action="store_true", help="run the long forms of tests/e2e/torture: hours, not minutes")
+
+
+@pytest.fixture
+def long_form(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a test was asked for."""
+    return bool(request.config.getoption("--torture"))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class Pinned:
     """A process on one core, in a session of its own. Its output goes to a file in `directory`."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], core: int, directory: pathlib.Path, env: Mapping[str, str] | None = None
+        self, name: str, argv: Sequence[str], core: int | str, directory: pathlib.Path, env: Mapping[str, str] | None = None
     ) -> None:
         self.log = directory / f"{name}.log"
         with self.log.open("wb") as out:
@@ -124,11 +124,11 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def wrk(port: int, *, connections: int, seconds: int) -> Load:
+def wrk(port: int, *, connections: int, seconds: int, model: str = "mock-model") -> Load:
     """Load the port with whole answers by wrk; raise Void if one request failed."""
     argv = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "--latency"]
     argv += ["-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}/v1/chat/completions"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "MODEL": model})
     if done.returncode:
         raise Void(f"wrk ended with {done.returncode}: {done.stderr}{done.stdout}")
     out = done.stdout

@@ -1,6 +1,7 @@
 """The benchmark: what a gateway costs per request and per streamed chunk, beside nginx and the peers that are installed.
 
     python tests/bench/run.py [--seconds 5] [--streams 1000] [--only nginx,routerd] [--json FILE]
+    python tests/bench/run.py reload [--edits 30] [--loaded 1000] [--reloads 5000] [--json FILE]
 
 Prints one table and writes the same as JSON. The gateway has one core, the load and the mock upstream the other; figures compare
 only within one run on one machine. One failed request voids its row, and the exit code is 1. routerd runs with everything on:
@@ -26,7 +27,7 @@ from dataclasses import asdict, dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from tests.bench import rig
+from tests.bench import reload, rig
 
 PACED_STREAMS = 200
 STREAM_CHUNKS = 200
@@ -190,7 +191,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure every installed gateway; print the table and write the JSON."""
+    """Measure every installed gateway; print the table and write the JSON. `reload` as first word: what reloads cost."""
+    if sys.argv[1:2] == ["reload"]:
+        return reload.main(sys.argv[2:])
     args = arguments()
     names = [name for name in GATEWAYS if (not args.only or name in args.only.split(",")) and installed(name)]
     os.sched_setaffinity(0, {rig.LOAD_CORE})
