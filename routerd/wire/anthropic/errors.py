@@ -36,8 +36,9 @@ def type_of_status(status: int) -> str:
 
 
 def error_body(status: int, type: str, message: str, request_id: str = "", extra: Mapping[str, Any] | None = None) -> bytes:
-    """Return the body of an error answer. A `type` that is none of Anthropic's gives way to that of the status."""
-    error = {"type": type if type in _TYPES else type_of_status(status), "message": message, **(extra or {})}
+    """Return the body of an error answer. A `type` that is none of Anthropic's, or says only 4xx, gives way to the status's."""
+    named = type in _TYPES and type != "invalid_request_error"  # OpenAI has this one for 404 and 413, too
+    error = {"type": type if named else type_of_status(status), "message": message, **(extra or {})}
     return _encode({"type": "error", "error": error, "request_id": request_id or None})
 
 
