@@ -188,3 +188,9 @@ def test_equal_graphs_have_no_difference_and_none_holds_a_secret(load_text: Load
         assert found
         assert "secret" not in repr(found)
         assert "other-word" not in repr(found)
+
+
+def test_what_follows_from_another_provider_is_not_told_of_this_one(load_text: LoadText) -> None:
+    text = BASE.replace("  cloud: {", "  venice: {preset: venice, api_key: k}\n  cloud: {")
+    told = [change.text for change in diff(load_text(BASE).graph, load_text(text).graph)]
+    assert told == ["adds provider venice (1 endpoint)"]

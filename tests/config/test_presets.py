@@ -155,3 +155,9 @@ def test_no_code_decides_by_the_name_of_a_preset() -> None:
             continue
         texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         assert not texts & vendors, path
+
+
+def test_the_simulator_offers_what_it_answers(load_text: LoadText) -> None:
+    text = "version: 1\nproviders:\n  demo: {dialect: simulator}\nmodels: {m: {chain: [demo/x]}}\n"
+    offered = load_text(text).graph.providers["demo"].offers
+    assert dict(offered) == {"chat": "chat/completions", "completion": "completions", "embedding": "embeddings"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from routerd.config.changes.leaves import Change, attached, by_name, differences, listed
 from routerd.graph import Auth, Endpoint, Graph, Provider
 
-_TOLD = ("name", "endpoints", "auth", "disabled", "direct", "budgets")
+_TOLD = ("name", "endpoints", "auth", "disabled", "direct", "budgets", "foreign_params")
 _DIRECT_ONLY = ("timeouts", "retry", "failover")  # a target of a model carries its own
 LEARNT_ANEW = "cooldown and load start anew"
 LEARNT = f"endpoints: {LEARNT_ANEW}; connections are kept"

@@ -36,6 +36,7 @@ CAPABLE: Mapping[str, frozenset[str]] = {
     "ollama": frozenset({"chat", "completion", "embedding"}),
     "template": frozenset({"chat", "completion"}),
 }
+_SIMULATED = {"chat": "chat/completions", "completion": "completions", "embedding": "embeddings"}
 _NATIVE = frozenset({"message", "model", "file", "tokenize"})  # asked of a provider in its own words, never translated
 
 
@@ -53,6 +54,8 @@ def offers(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> d
             message = f"`dialect: {dialect}` has no words for {operation}"
             hint = f"it can do {' and '.join(sorted(capable))}"
             build.error((*path, "offers", operation), "conflicting-keys", message, hint, at_key=True)
+    if dialect == "simulator":
+        return out or dict(_SIMULATED)
     return out or dict.fromkeys(sorted(capable or ()), "")
 
 
