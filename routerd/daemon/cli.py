@@ -29,6 +29,7 @@ from routerd.daemon.settings import DEFAULTS, settings_from
 __all__ = ["main"]
 
 INTERRUPTED = 130
+DRAINS = (("drain", "send an endpoint nothing new; what runs there finishes"), ("undrain", "let a drained endpoint come back"))
 EXAMPLES = """examples:
   routerd init                         write a first routes.yaml
   routerd serve                        serve ./routes.yaml on 127.0.0.1:8080, and every change of it
@@ -87,7 +88,7 @@ def _add_serve(commands: Any) -> None:
     flag("--listen", "where clients connect; port 0: any free one", metavar="HOST:PORT")
     flag("--admin", "where /metrics, /-/status and reload are", metavar="HOST:PORT")
     flag("--workers", "serving processes, or `auto`: one per CPU", metavar="N")
-    flag("--state-dir", "where the real addresses (routerd.json) and the last good configuration are kept", metavar="DIR")
+    flag("--state-dir", "where the real addresses (routerd.json), the last good configuration and the ledger are", metavar="DIR")
     flag("--on-invalid", "fail, or last-good: start with what was kept when the files are wrong", metavar="WHAT")
     flag("--drain-timeout", "how long running requests may finish after SIGTERM", metavar="TIME")
     flag("--log-format", "text or json", metavar="FORMAT")
@@ -134,9 +135,9 @@ def _add_status(commands: Any) -> None:
 
 
 def _add_drain(commands: Any) -> None:
-    for what, meaning in (("drain", "send an endpoint nothing new; what runs there finishes"), ("undrain", "let it come back")):
+    for what, meaning in DRAINS:
         drain = command(commands, what, meaning, f"routerd {what} gpu-a --admin 127.0.0.1:9090", failed="no such endpoint")
-        drain.add_argument("endpoint", metavar="NAME", help="an endpoint, or a provider that has one; see routerd status")
+        drain.add_argument("endpoint", metavar="NAME", help="an endpoint, or a provider that has only one")
         add_admin(drain)
 
 
@@ -165,7 +166,7 @@ def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
             with open(settings.config, "rb"):
                 pass
     except FileNotFoundError:
-        return complain(f"{settings.config} does not exist; create it, or name another file with --config", CANNOT_REACH)
+        return complain(f"{settings.config} does not exist; `routerd init` writes one, --config names another", CANNOT_REACH)
     except OSError as exc:
         return complain(f"cannot read {settings.config}: {exc.strerror}; name another file with --config", CANNOT_REACH)
     from routerd.daemon.control import serve

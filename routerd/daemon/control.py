@@ -380,7 +380,7 @@ def _announce(control: Control, listen: str, admin: str) -> None:
         say("%s", ready)
     else:
         print(ready, file=sys.stderr, flush=True)
-    if serving.models and serving.open:
+    if serving.models and serving.open and settings.log_format == "text":
         model = "demo" if "demo" in serving.models else serving.models[0]
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]})
         print(f"curl {listen}/v1/chat/completions -H 'content-type: application/json' -d '{body}'", flush=True)
@@ -399,7 +399,7 @@ def _state_file(directory: Path | None, addresses: Mapping[str, str]) -> Any:
         fresh.write_text(json.dumps({"pid": os.getpid(), **addresses}) + "\n")
         fresh.replace(path)
     except OSError as exc:  # a full or read-only disk is no reason not to serve
-        log.warning("the state directory cannot be written: %s", exc)
+        log.warning("the state directory cannot be written: %s: %s", directory, exc.strerror or exc)
     try:
         yield
     finally:

@@ -117,6 +117,8 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         ledger_keep_s=read("ledger_keep", _keep_s),
         otel=read("otel", _collector) or _collector(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")),
     )
+    if settings.listen == settings.admin and settings.listen.port:  # SO_REUSEPORT would let them share it
+        raise ValueError(f"--admin: {settings.admin} is also where clients connect (--listen); give it another port")
     if settings.on_invalid == "last-good" and settings.state_dir is None:
         raise ValueError("--on-invalid last-good: needs --state-dir, where the last good configuration is kept")
     return settings

@@ -195,6 +195,12 @@ def test_status_names_the_endpoints_that_something_stands_against(admin: Any, ca
     assert "gpu-b" not in out
 
 
+def test_the_admin_address_may_be_written_as_serve_prints_it(admin: Any) -> None:
+    where, script = admin
+    script["/-/status"] = [(200, told())]
+    assert main(["status", "--admin", f"http://{where}/"]) == 0
+
+
 @pytest.mark.parametrize("what", ["drain", "undrain"])
 def test_an_endpoint_is_drained_by_its_name(admin: Any, capsys: pytest.CaptureFixture[str], what: str) -> None:
     where, script = admin
@@ -210,13 +216,15 @@ def test_status_is_1_when_the_files_differ_from_what_serves(admin: Any, capsys: 
     failed = {"result": "schema", "trigger": "file", "problems": [problem_as_json(problem())]}
     script["/-/status"] = [(200, told(drift=True, last_reload=failed))]
     assert main(["status", "--admin", where]) == 1
-    assert "routes.yaml:3:5: error[unknown-key] models.m: wrong" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "last reload: refused, schema: 1 problem (file)" in out
+    assert "routes.yaml:3:5: error[unknown-key] models.m: wrong" in out
     script["/-/status"] = [(200, told())]
     assert main(["status", "--format", "json", "--admin", where]) == 0
     assert json.loads(capsys.readouterr().out)["generation"] == 2
 
 
-@pytest.mark.parametrize("body", [b"<html>", b""])
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"error": {"message": "There is no GET here", "type": "x"}}'])
 def test_something_else_at_the_admin_address_is_exit_3(admin: Any, body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     where, script = admin
     script["/-/status"] = [(200, body)]

@@ -71,6 +71,12 @@ def test_a_value_that_makes_no_sense_names_where_it_stands(flags: dict[str, str]
         settings_from(flags, environ)
 
 
+def test_clients_and_the_admin_listener_never_share_an_address() -> None:
+    with pytest.raises(ValueError, match=r"^--admin: h:80 is also where clients connect"):
+        settings_from({"listen": "h:80", "admin": "h:80"}, {})
+    assert settings_from({"listen": "h:0", "admin": "h:0"}, {}).admin.port == 0  # the kernel chooses two
+
+
 def test_auto_is_one_worker_for_each_cpu_we_may_use() -> None:
     assert settings_from({"workers": "auto"}, {}).workers == len(os.sched_getaffinity(0))
 

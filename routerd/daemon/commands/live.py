@@ -19,6 +19,7 @@ from routerd.errors import Problem
 __all__ = ["ask", "drain", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
+NOT_ADMIN = "what answers at {} is not the admin listener of routerd; is this its --admin address?"
 
 
 def reload(admin: Address, *, wait: bool, allow_removal: bool) -> int:
@@ -39,7 +40,7 @@ def _told(admin: Address, code: int, answer: Any, *, wait: bool) -> int:
     if code == 422:
         problems = [Problem(**problem) for problem in answer["problems"]]
         print(report(problems, sys.stderr), file=sys.stderr)
-        return complain(f"{answer['result']}: generation {answer['generation']} keeps serving", INVALID)
+        return complain(f"refused, {answer['result']}: generation {answer['generation']} keeps serving", INVALID)
     if code != 200:
         return complain(f"{admin} refused: {answer.get('error', code)}", FAILED)
     if wait and (why := _await_workers(admin, answer["digest"])):
@@ -58,7 +59,7 @@ def history(admin: Address, form: str) -> int:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
         return FINE
     for one in answer["generations"]:
-        notes = [f"{one['models']} models", f"{one['providers']} providers", f"by {one['trigger']}"]
+        notes = [count(one["models"], "model"), count(one["providers"], "provider"), f"by {one['trigger']}"]
         notes += ["from the kept copy"] * (one["source"] == "last_good")
         notes += [f"as {one['rollback_of']} was"] * bool(one["rollback_of"])
         notes += ["rolled back"] * one["reverted"] + ["serves"] * one["serving"]
@@ -98,7 +99,7 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {count(told['models'], 'model')}",
         f"drift: {'the files differ from what serves' if told['drift'] else 'none'}",
         *_notes(told),
-        f"last reload: {last.get('result', 'none')} ({last.get('trigger', '-')})",
+        f"last reload: {_ended(last)} ({last.get('trigger', '-')})",
     ]
     for problem in last.get("problems", ()):
         place = f"{problem['file']}:{problem['line']}:{problem['column']}: " if problem["file"] else ""
@@ -115,6 +116,13 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         if one["rank"] != "free" or one["reasons"]
     )
     return lines
+
+
+def _ended(last: Mapping[str, Any]) -> str:
+    """Return the result of a reload in words; a stage is where it was refused."""
+    result: str = last.get("result", "none")
+    errors = sum(problem["severity"] == "error" for problem in last.get("problems", ()))
+    return f"refused, {result}: {count(errors, 'problem')}" if errors else result
 
 
 def _notes(told: Mapping[str, Any]) -> list[str]:
@@ -142,14 +150,17 @@ def ask(admin: Address, method: str, path: str) -> tuple[int, Any]:
     try:
         connection.request(method, path)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        answer = json.loads(response.read())
+        if isinstance(answer, dict) and not isinstance(answer.get("error"), dict):  # such an error is that of an API for models
+            return response.status, answer
+        return complain(NOT_ADMIN.format(admin), CANNOT_REACH), None
     except TimeoutError:
         return complain(f"{admin} did not answer within {RELOAD_TIMEOUT_S:g} s", CANNOT_REACH), None
     except OSError as exc:
         hint = "is the daemon running, and is this its --admin address?"
         return complain(f"cannot reach {admin}: {exc.strerror or exc}; {hint}", CANNOT_REACH), None
     except (http.client.HTTPException, ValueError):
-        return complain(f"what answers at {admin} is not the admin listener of routerd", CANNOT_REACH), None
+        return complain(NOT_ADMIN.format(admin), CANNOT_REACH), None
     finally:
         connection.close()
 

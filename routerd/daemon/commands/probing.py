@@ -7,6 +7,7 @@ given; a stream must end in good order, too. Nothing is asked twice: what a clie
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -227,4 +228,7 @@ def _why(exc: BaseException) -> str:
     if isinstance(exc, TimeoutError):
         return "no answer in time"
     under = getattr(exc, "os_error", exc)
+    number = (under.errno or 0) if isinstance(under, OSError) else 0
+    if number in errno.errorcode:  # asyncio puts the address into strerror
+        return os.strerror(number)
     return str(getattr(under, "strerror", None) or under or type(under).__name__)

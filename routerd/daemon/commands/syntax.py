@@ -62,7 +62,8 @@ def add_admin(parser: argparse.ArgumentParser) -> None:
 def admin_of(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Address:
     """Return the admin listener that is meant; ValueError for nonsense."""
     try:
-        return Address.parse(flags["admin"] or environ.get("ROUTERD_ADMIN") or DEFAULTS["admin"])
+        told = flags["admin"] or environ.get("ROUTERD_ADMIN") or DEFAULTS["admin"]
+        return Address.parse(told.removeprefix("http://").rstrip("/"))  # as `serve` prints it
     except ValueError as exc:
         raise ValueError(f"--admin: {exc}") from exc
 

@@ -23,10 +23,10 @@ NAMED = 5
 HINT = "if that is meant: routerd reload --allow-removal"
 
 
-def shrunk(old: Graph, new: Graph) -> tuple[Problem, ...]:
-    """Return what makes `new` look like a part of `old`; nothing if it does not."""
+def shrunk(old: Graph, new: Graph, main: Path) -> tuple[Problem, ...]:
+    """Return what makes `new`, read from `main`, look like a part of `old`; nothing if it does not."""
     found = (_loss("models", old.routes, new.routes, old), _loss("providers", old.providers, new.providers, old))
-    return tuple(problem for problem in found if problem is not None)
+    return tuple(replace(problem, file=str(main)) for problem in found if problem is not None)
 
 
 def emptied(problems: Sequence[Problem], main: Path) -> tuple[Problem, ...]:

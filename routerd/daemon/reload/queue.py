@@ -230,7 +230,7 @@ class Reloader:
             return "unchanged"
         if self._held and (self._held_for_all or job.trigger == "file"):
             raise _Refusal(REVERTED, [_held_problem(self._held_for_all)])
-        if self.graph is not None and not job.allow_removal and (lost := shrunk(self.graph, built.graph)):
+        if self.graph is not None and not job.allow_removal and (lost := shrunk(self.graph, built.graph, self._main)):
             raise _Refusal(SHRINK_GUARD, lost)
         await self._apply(built, job, source="file" if job.from_kept is None else "last_good")
         self._held = ""

@@ -82,12 +82,12 @@ class Teller:
             self._logged = ()
             return
         if outcome.trigger == "start":
-            log.error("cannot start (%s):\n%s", outcome.result, self._report(outcome.problems))
+            log.error("cannot start from the files (%s):\n%s", outcome.result, self._report(outcome.problems))
             return
-        kept = f"generation {outcome.generation} serves" if outcome.generation else "nothing serves yet"
+        kept = f"generation {outcome.generation} keeps serving" if outcome.generation else "nothing serves yet"
         if outcome.problems == self._logged:
-            log.warning("%s, the same problems as before; %s", words, kept)
+            log.warning("%s: refused with the same problems as before; %s", words, kept)
             return
         self._logged = outcome.problems
-        count = len(outcome.problems)
-        log.error("%s, %d problem%s; %s\n%s", words, count, "" if count == 1 else "s", kept, self._report(outcome.problems))
+        problems = "1 problem" if len(outcome.problems) == 1 else f"{len(outcome.problems)} problems"
+        log.error("%s: refused with %s; %s\n%s", words, problems, kept, self._report(outcome.problems))

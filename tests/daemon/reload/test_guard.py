@@ -14,6 +14,8 @@ from routerd.errors import ConfigError, Problem
 from routerd.graph import Reload
 from tests.daemon.fakes import graph
 
+MAIN = Path("routes.yaml")
+
 
 @pytest.mark.parametrize(
     ("before", "after", "refused"),
@@ -24,28 +26,28 @@ def test_the_loss_of_more_than_half_and_at_least_four_is_refused(before: int, af
     bare = {"patterns": ()}
     old = replace(old, routes={k: v for k, v in old.routes.items() if k != "x-*"}, **bare)  # type: ignore[arg-type]
     new = replace(new, routes={k: v for k, v in new.routes.items() if k != "x-*"}, **bare)  # type: ignore[arg-type]
-    assert bool(shrunk(old, new)) is refused
+    assert bool(shrunk(old, new, MAIN)) is refused
 
 
 def test_providers_count_too_and_both_are_told() -> None:
     old, new = graph("a", routes=20), graph("b", routes=1)
     old = replace(old, providers={f"p{i}": old.providers["p"] for i in range(6)})
-    assert [problem.path for problem in shrunk(old, new)] == ["models", "providers"]
-    assert all(problem.stage == "shrink_guard" for problem in shrunk(old, new))
-    assert "and 14 more" in shrunk(old, new)[0].message
+    assert [problem.path for problem in shrunk(old, new, MAIN)] == ["models", "providers"]
+    assert all((problem.stage, problem.file) == ("shrink_guard", "routes.yaml") for problem in shrunk(old, new, MAIN))
+    assert "and 14 more" in shrunk(old, new, MAIN)[0].message
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(0.0, True), (0.3, True), (0.7, False), (1.0, False)])
 def test_the_limit_is_that_of_what_serves(limit: float, refused: bool) -> None:
     old = replace(graph("a", routes=20), reload=Reload(max_removal_ratio=limit))
     new = replace(graph("b", routes=9), reload=Reload(max_removal_ratio=1.0 - limit))
-    assert bool(shrunk(old, new)) is refused
+    assert bool(shrunk(old, new, MAIN)) is refused
 
 
 def test_models_that_are_replaced_are_lost_ones() -> None:
     old, new = graph("a", routes=20), graph("b", routes=20)
     renamed = {f"new-{name}": route for name, route in new.routes.items()}
-    assert shrunk(old, replace(new, routes=renamed))
+    assert shrunk(old, replace(new, routes=renamed), MAIN)
 
 
 def test_only_the_main_file_is_the_document() -> None:
@@ -69,7 +71,7 @@ def test_no_prefix_of_a_file_drops_more_than_half(tmp_path: Path) -> None:
         except ConfigError:
             outcomes.add("invalid")
             continue
-        guarded = bool(shrunk(old, new))
+        guarded = bool(shrunk(old, new, MAIN))
         outcomes.add("refused" if guarded else "taken")
         assert guarded or len(new.routes) >= len(old.routes) / 2, whole[:end]
     assert outcomes == {"invalid", "refused", "taken"}
