@@ -127,6 +127,11 @@ def test_a_refusal_is_1_and_still_explained(run: Run, why: str) -> None:
     assert "plan     tried in this order" in text
 
 
+def test_without_a_client_it_says_that_a_key_is_needed(run: Run) -> None:
+    assert "none named: without a key it is a 401" in run("--model", "m")[1]
+    assert "none named" not in run("--model", "m", "--client", "mobile")[1]
+
+
 def test_no_such_model_is_1_with_what_may_have_been_meant(run: Run) -> None:
     assert run("--model", "fats") == (1, "routerd: 404 model_not_found: The model 'fats' does not exist. Did you mean 'fast'?\n")
 

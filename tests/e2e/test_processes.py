@@ -238,6 +238,9 @@ async def test_an_access_line_tells_route_target_and_outcome(daemon: Start, upst
     line = await asyncio.to_thread(running.process.wait_line, "find-me")
     assert '"up/x"' in line
     assert "a secret prompt" not in running.process.output
+    lines = running.process.output.splitlines()
+    assert lines
+    assert [line for line in lines if not line.startswith("{")] == []  # nothing but JSON for who collects it
 
 
 @pytest.mark.parametrize("args", [["--help"], ["schema"], ["explain", "--config", str(REPO / "routes.yaml"), "--model", "demo"]])

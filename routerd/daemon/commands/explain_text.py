@@ -71,6 +71,8 @@ def _head(page: _Page, told: Told) -> None:
         may = paint("good", "may use it") if client["may_use"] else paint("bad", "may not use it")
         models = f" ({', '.join(client['models'])})" if client["models"] else " (every model)"
         page.line("client", f"{client['name']} {may}{models}", client["origin"])
+    elif told["key_needed"]:
+        page.line("client", "none named: without a key it is a 401; --client asks for one of the file")
     if prompt := told["system_prompt"]:
         page.line("prompt", f"{prompt['mode']}, {prompt['characters']} characters", prompt["origin"])
 

@@ -45,6 +45,7 @@ def explained(graph: Graph, origins: Origins, question: Question, view: tuple[He
         "message": forecast.message,
         "route": _route(found),
         "client": _client_told(origins, client, may) if client else None,
+        "key_needed": graph.clients is not None,
         "system_prompt": _prompt(found),
         "params": _settings(found.params),
         "budgets": _budgets(graph, origins, question, found),
