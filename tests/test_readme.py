@@ -25,7 +25,7 @@ def test_the_first_two_commands_are_one_line_each_and_stand_at_the_top() -> None
     assert start.count("\n") == tests.count("\n") == 1
     assert start.startswith("python3 -m venv")
     assert start.rstrip().endswith("routerd serve")
-    assert tests.rstrip().endswith("-m pytest -q")
+    assert tests.rstrip().endswith("-m pytest -q -n auto")
     assert README.index(tests) < README.index("\n## ")
 
 
