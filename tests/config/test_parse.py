@@ -71,9 +71,9 @@ def test_what_is_too_much_is_refused_within_100_ms(what: str, problems_of: Probl
 
 
 def _timed(problems_of: Problems, data: bytes) -> float:
-    before = time.perf_counter()
+    before = time.thread_time()
     problems_of(data)
-    return time.perf_counter() - before
+    return time.thread_time() - before
 
 
 def test_the_number_of_values_is_bounded(problems_of: Problems) -> None:

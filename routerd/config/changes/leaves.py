@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -72,14 +73,19 @@ _NOT_SET = "not set"
 
 def _leaves(value: Any, path: str, skip: Collection[str], hidden: bool) -> Iterator[tuple[str, Leaf]]:
     if dataclasses.is_dataclass(value) and not isinstance(value, Pattern | type):
-        for one in dataclasses.fields(value):
-            if path or one.name not in skip:
-                name, unit = _unit(one.name)
-                below = hidden or one.name in _HIDDEN_BELOW or bool(_PRIVATE.fullmatch(one.name))
-                yield from _entry(getattr(value, one.name), _joined(path, name), below, unit)
+        for field, name, unit, private in _fields(type(value)):
+            if path or field not in skip:
+                yield from _entry(getattr(value, field), _joined(path, name), hidden or private, unit)
     elif isinstance(value, Mapping):
         for key, one in value.items():
             yield from _entry(one, _joined(path, str(key)), hidden or bool(_PRIVATE.fullmatch(str(key))), "")
+
+
+@functools.cache
+def _fields(kind: type[Any]) -> tuple[tuple[str, str, str, bool], ...]:
+    """Return name, shown name, unit and privacy of each field: the same for every value of a class, and asked for thousands."""
+    names = [one.name for one in dataclasses.fields(kind)]
+    return tuple((name, *_unit(name), name in _HIDDEN_BELOW or bool(_PRIVATE.fullmatch(name))) for name in names)
 
 
 def _entry(value: Any, path: str, hidden: bool, unit: str) -> Iterator[tuple[str, Leaf]]:
