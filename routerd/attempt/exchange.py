@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-from routerd.attempt.collect import Collect
 from routerd.attempt.lane import Wire
-from routerd.attempt.relay import Relay
+from routerd.attempt.sink.collect import Collect
+from routerd.attempt.sink.relay import Relay
 from routerd.attempt.speech import Speaker, Speech
 from routerd.errors import Delivery, UpstreamError
 from routerd.graph import Timeouts

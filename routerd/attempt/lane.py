@@ -22,9 +22,9 @@ from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
 from routerd.plan import Planned, RoutePlan
 from routerd.upstream import Exchange, Origin, Pool, SimulatedExchange, Upstreams
-from routerd.wire.cold import ColdAnswers
 from routerd.wire.dialect import Dialect, Encoded
 from routerd.wire.dialects import make_dialect
+from routerd.wire.faults.cold import ColdAnswers
 from routerd.wire.simulator import reply
 
 LARGE_BYTES = 256 * 1024  # a body that is written by itself; below it one write is cheaper than one copy less

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from routerd.attempt.exchange import Cap, fetch, open_stream
 from routerd.attempt.lane import Lane, Passing, Wire
-from routerd.attempt.passage import Passage, open_passage
 from routerd.attempt.queue import Queue
 from routerd.attempt.redaction import Redaction
-from routerd.attempt.relay import Refused, Relay
+from routerd.attempt.sink.passage import Passage, open_passage
+from routerd.attempt.sink.relay import Refused, Relay
 from routerd.attempt.speech import Inexpressible, Speech, say
 from routerd.attempt.verdict import RULES
 from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
@@ -27,10 +27,10 @@ from routerd.health import View
 from routerd.messages import AttemptRecord, ModelRequest, Usage, WireResponse
 from routerd.plan import Planned
 from routerd.policy import NOTHING, Lease, spent
-from routerd.wire.answer import UnaryAnswer
-from routerd.wire.classify import classify, fault_error
 from routerd.wire.client import ClientDialect
-from routerd.wire.ratelimit import Headers, used_up_s
+from routerd.wire.faults.classify import classify, fault_error
+from routerd.wire.faults.ratelimit import Headers, used_up_s
+from routerd.wire.openai.answer import UnaryAnswer
 
 __all__ = ["Answer", "Attempts", "Reserve"]
 

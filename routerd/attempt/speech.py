@@ -19,7 +19,7 @@ from routerd.messages import ModelRequest
 from routerd.plan import Planned
 from routerd.wire.client import ClientDialect
 from routerd.wire.dialect import Call, Dialect, Encoded
-from routerd.wire.openai import apply_params
+from routerd.wire.openai.body import apply_params
 
 __all__ = ["Inexpressible", "Speaker", "Speech", "say"]
 

@@ -19,7 +19,7 @@ from routerd.messages import ModelRequest, Taken
 from routerd.plan import Planned, Resolved, Resolver, RoutePlan, ThoughtAway
 from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estimate, provider_charges, reserve
 from routerd.wire import apply_params, encode_body, parse_request, prepare_body
-from routerd.wire.openai import max_tokens_of
+from routerd.wire.openai.body import max_tokens_of
 
 __all__ = ["UNREACHABLE", "Question", "Forecast", "Rung", "Stage", "refusals"]
 

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from routerd.graph import ClientCredentials, Endpoint, LoadSource, Probe, Provider
 from routerd.health import EndpointState, Streak
-from routerd.wire.gauges import engine_load
+from routerd.wire.listing.gauges import engine_load
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

@@ -28,16 +28,16 @@ from routerd.ledger import Entry
 from routerd.observe import AccessRecord, Metrics
 from routerd.plan import ModelNews
 from routerd.policy import Counters
-from routerd.server.admission import Remote
+from routerd.server.budget.admission import Remote
+from routerd.server.budget.limits import UsedRatio
 from routerd.server.chat import ModelCall
 from routerd.server.generation import Generation
-from routerd.server.intake import request_id_of
-from routerd.server.limits import UsedRatio
+from routerd.server.http.intake import request_id_of
+from routerd.server.http.protocol import DataServer, Reply
+from routerd.server.http.render import JSON_FIELD, cors_fields, error_reply, preflight
 from routerd.server.models import list_models, one_model
 from routerd.server.operations import OPERATIONS, Operation, operation_at
 from routerd.server.passage import PassCall, passed_at
-from routerd.server.protocol import DataServer, Reply
-from routerd.server.render import JSON_FIELD, cors_fields, error_reply, preflight
 from routerd.server.shared import Shared, Tracer
 from routerd.upstream import Upstreams
 

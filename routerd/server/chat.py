@@ -33,16 +33,16 @@ from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
 from routerd.plan import Planned, Resolved, RoutePlan, affinity_key
 from routerd.policy import NOTHING, Lease, allowed, cost_nano_usd, estimate, spent
+from routerd.server.budget.limits import limit_lines
 from routerd.server.generation import Generation
-from routerd.server.intake import key_of, read_json_body
-from routerd.server.limits import limit_lines
+from routerd.server.http.intake import key_of, read_json_body
+from routerd.server.http.protocol import ClientProtocol, ClientStream, Reply
+from routerd.server.http.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
 from routerd.server.operations import Operation
-from routerd.server.protocol import ClientProtocol, ClientStream, Reply
-from routerd.server.render import EVENT_STREAM_FIELDS, JSON_FIELD, attempts_text, error_reply, exhausted_reply, safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
 from routerd.server.used import guessed, used_by_answer, used_by_stream
-from routerd.wire.openai import max_tokens_of, parse_request, prepare_body, take_provider
+from routerd.wire.openai.body import max_tokens_of, parse_request, prepare_body, take_provider
 
 __all__ = ["ANONYMOUS", "ModelCall", "open_provider"]
 

@@ -12,7 +12,7 @@ from routerd.graph import Client, Graph, Price, Route
 from routerd.health import View
 from routerd.plan import Planned, Resolver
 from routerd.policy import Bill, Charge, ClientIndex, charges, dearest, provider_charges
-from routerd.server.render import safe
+from routerd.server.http.render import safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
 

@@ -17,9 +17,9 @@ from routerd.graph import Client
 from routerd.plan import found_names, offered_names
 from routerd.policy import allowed
 from routerd.server.generation import Generation
-from routerd.server.intake import key_of
-from routerd.server.protocol import Reply
-from routerd.server.render import JSON_FIELD
+from routerd.server.http.intake import key_of
+from routerd.server.http.protocol import Reply
+from routerd.server.http.render import JSON_FIELD
 
 MAX_LISTS = 16  # of a generation; more different permissions than that are encoded again
 

@@ -24,13 +24,13 @@ from routerd.messages import ModelRequest
 from routerd.plan import Resolved, offers
 from routerd.server.chat import ANONYMOUS, ModelCall, open_provider
 from routerd.server.generation import Generation
-from routerd.server.intake import expect_continue, key_of, read_json_body
+from routerd.server.http.intake import expect_continue, key_of, read_json_body
+from routerd.server.http.protocol import ClientProtocol, ClientStream
+from routerd.server.http.render import safe
+from routerd.server.http.upload import BytesUpload, ClientUpload, SpooledForm, read_form
 from routerd.server.operations import Operation
-from routerd.server.protocol import ClientProtocol, ClientStream
-from routerd.server.render import safe
 from routerd.server.shared import Shared
-from routerd.server.upload import BytesUpload, ClientUpload, SpooledForm, read_form
-from routerd.wire.openai import encode_body, parse_request, prepare_body
+from routerd.wire.openai.body import encode_body, parse_request, prepare_body
 
 __all__ = ["PASSED", "PassCall", "passed_at"]
 

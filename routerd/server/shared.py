@@ -15,7 +15,7 @@ from routerd.ledger import Entry
 from routerd.messages import AttemptRecord
 from routerd.observe import AccessRecord, HistogramCell, Metrics
 from routerd.policy import Counters
-from routerd.server.admission import Admission, Remote
+from routerd.server.budget.admission import Admission, Remote
 from routerd.trace import Trace, passed_on
 from routerd.upstream import Upstreams
 

@@ -14,8 +14,8 @@ import msgspec
 from routerd.graph import Params, SystemPrompt
 from routerd.messages import ModelRequest
 from routerd.wire.dialect import Dialect, Scan
-from routerd.wire.openai import parse_request
-from routerd.wire.relay_scan import DONE
+from routerd.wire.openai.body import parse_request
+from routerd.wire.openai.relay_scan import DONE
 
 __all__ = ["ClientDialect", "ResponsesClient", "own_error"]
 

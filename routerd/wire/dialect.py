@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from routerd.messages import Usage
-from routerd.wire.answer import UnaryAnswer
-from routerd.wire.relay_scan import StreamFault
+from routerd.wire.openai.answer import UnaryAnswer
+from routerd.wire.openai.relay_scan import StreamFault
 
 __all__ = ["Call", "Dialect", "Encoded", "Scan"]
 

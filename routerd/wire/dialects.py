@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from routerd.graph import Provider
 from routerd.wire.dialect import Dialect
-from routerd.wire.openai_dialect import OpenAIDialect
+from routerd.wire.openai.dialect import OpenAIDialect
 
 __all__ = ["make_dialect"]
 

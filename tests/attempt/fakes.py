@@ -12,9 +12,9 @@ from routerd.attempt.timer import Ticker
 from routerd.errors import UpstreamError
 from routerd.plan import Planned
 from routerd.upstream import Sink
-from routerd.wire.cold import ColdAnswers
 from routerd.wire.dialect import Encoded
-from routerd.wire.openai_dialect import OpenAIDialect
+from routerd.wire.faults.cold import ColdAnswers
+from routerd.wire.openai.dialect import OpenAIDialect
 
 START_S = 1000.0
 

@@ -20,7 +20,7 @@ from routerd.plan import Planned, RoutePlan
 from routerd.policy import Lease, Need
 from routerd.state import Board
 from routerd.upstream import Sink
-from routerd.wire.openai_dialect import OpenAIDialect
+from routerd.wire.openai.dialect import OpenAIDialect
 from tests.attempt.fakes import START_S, Clock, Script, broken, whole
 from tests.plan.build import graph, provider, route, target
 from tests.support.answers import DONE, completion, delta, event

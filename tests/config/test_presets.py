@@ -11,8 +11,8 @@ import pytest
 
 import routerd
 from routerd.config import Loaded, render, schema_json
-from routerd.config.compile.template import _PLACEHOLDER, PLACES
-from routerd.config.compile.traits import CAPABLE
+from routerd.config.compile.provider.template import _PLACEHOLDER, PLACES
+from routerd.config.compile.provider.traits import CAPABLE
 from routerd.config.report import Report
 from routerd.config.source import Limits, parse, preset_names, preset_text
 from routerd.config.tree import Tree

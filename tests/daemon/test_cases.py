@@ -16,7 +16,7 @@ from routerd.daemon.cases import run_tests
 from routerd.daemon.forecast import UNREACHABLE
 from routerd.daemon.load import load_checked
 from routerd.errors import AttemptsExhausted, ConfigError, Delivery, ErrorKind, Problem, UpstreamError
-from routerd.server.render import exhausted_reply
+from routerd.server.http.render import exhausted_reply
 
 BASE = """
 version: 1

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from routerd.errors import ErrorKind
 from routerd.graph import Simulator
-from routerd.wire.answer import decode_unary
-from routerd.wire.classify import classify
-from routerd.wire.relay_scan import RelayScan
+from routerd.wire.faults.classify import classify
+from routerd.wire.openai.answer import decode_unary
+from routerd.wire.openai.relay_scan import RelayScan
 from routerd.wire.simulator import reply, tokens_of
 from routerd.wire.sse import SseParser
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from routerd.errors import ProtocolFault
 from routerd.messages import Usage
+from routerd.wire.openai.usage import read_usage
 from routerd.wire.sse import Event, SseParser, encode
-from routerd.wire.usage import read_usage
 from tests.wire.transcripts import Recorded, load
 
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,7 @@ import pytest
 from routerd.errors import ErrorKind
 from routerd.graph import Endpoint, Provider
 from routerd.wire import Call, classify, make_dialect
-from routerd.wire.model_list import read_page
+from routerd.wire.listing.model_list import read_page
 from tests.wire.transcripts import ROOT, Recorded, load
 
 ALL = load("*/*.json")

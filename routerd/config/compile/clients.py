@@ -9,7 +9,7 @@ from typing import Any
 
 from routerd.config.compile.budgets import NANO
 from routerd.config.compile.context import Build
-from routerd.config.compile.secrets import credential
+from routerd.config.compile.provider.secrets import credential
 from routerd.config.tree import Path
 from routerd.graph import Client, Credits, Pattern
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from routerd.config.compile import http
 from routerd.config.compile.budgets import check_prices, compile_budgets
 from routerd.config.compile.clients import compile_clients
 from routerd.config.compile.context import Build
 from routerd.config.compile.digest import digest
 from routerd.config.compile.names import check_clients, check_found, check_reachable, compile_aliases, in_precedence
-from routerd.config.compile.providers import Defaults, compile_providers
+from routerd.config.compile.provider import http
+from routerd.config.compile.provider.providers import Defaults, compile_providers
 from routerd.config.compile.routes import compile_routes
 from routerd.config.compile.units import size_bytes
 from routerd.config.tree import Path

@@ -13,7 +13,7 @@ from typing import Any
 from routerd.config.compile import fields
 from routerd.config.compile.budgets import price
 from routerd.config.compile.context import Build
-from routerd.config.compile.providers import Defaults
+from routerd.config.compile.provider.providers import Defaults
 from routerd.config.source import ReadFailure
 from routerd.config.tree import Path
 from routerd.graph import Balance, Pattern, Provider, Route, Step, SystemPrompt, Target

@@ -24,7 +24,7 @@ from routerd.daemon.tasks import Tasks
 from routerd.graph import Provider
 from routerd.observe import Metrics
 from routerd.plan import ModelNews
-from routerd.wire.model_list import Listed, list_path, next_path, read_page
+from routerd.wire.listing.model_list import Listed, list_path, next_path, read_page
 
 __all__ = ["Discovery"]
 

@@ -20,7 +20,7 @@ from routerd.daemon.outside.session import Outside, OutsideFault
 from routerd.daemon.tasks import Tasks
 from routerd.errors import ErrorKind
 from routerd.graph import ClientCredentials
-from routerd.wire.oauth import TokenRefused, read_token, token_request
+from routerd.wire.listing.oauth import TokenRefused, read_token, token_request
 
 __all__ = ["TokenKeeper"]
 

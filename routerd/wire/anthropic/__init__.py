@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.wire.answer import UnaryAnswer
 from routerd.wire.anthropic.answer import decode
 from routerd.wire.anthropic.client import MessagesClient
 from routerd.wire.anthropic.encoder import MessagesEncoder, answer_to_messages
@@ -30,6 +29,7 @@ from routerd.wire.anthropic.request import encode
 from routerd.wire.anthropic.stream import MessagesScan
 from routerd.wire.apart import encode_apart
 from routerd.wire.dialect import Call, Encoded, Scan
+from routerd.wire.openai.answer import UnaryAnswer
 
 __all__ = [
     "AnthropicDialect",

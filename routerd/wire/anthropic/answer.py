@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 
 from routerd.errors import ProtocolFault
-from routerd.wire.answer import UnaryAnswer
 from routerd.wire.anthropic.prompt import DETAILS_FORMAT
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, counts_of
 from routerd.wire.anthropic.tools import JSON_TOOL
-from routerd.wire.classify import classify_value
 from routerd.wire.dialect import Call
+from routerd.wire.faults.classify import classify_value
 from routerd.wire.foreign import read_json
+from routerd.wire.openai.answer import UnaryAnswer
 
 __all__ = ["Block", "Message", "decode", "mend", "read_message", "refusal_of", "thinking_detail"]
 

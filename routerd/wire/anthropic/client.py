@@ -18,7 +18,7 @@ from routerd.wire.anthropic.native import NativeMessages, NativeScan, apply_nati
 from routerd.wire.apart import LARGE_BYTES, set_aside
 from routerd.wire.client import own_error
 from routerd.wire.dialect import Dialect, Scan
-from routerd.wire.relay_scan import DONE, StreamFault
+from routerd.wire.openai.relay_scan import DONE, StreamFault
 
 __all__ = ["EncodingScan", "MessagesClient"]
 

@@ -21,7 +21,7 @@ from routerd.wire.anthropic.errors import error_event, type_of_event
 from routerd.wire.anthropic.frames import Frames
 from routerd.wire.anthropic.inbound import DETAILS_MARK, FIELD_MARK
 from routerd.wire.anthropic.tokens import STOP_OF_FINISH
-from routerd.wire.usage import read_usage
+from routerd.wire.openai.usage import read_usage
 
 __all__ = ["MessagesEncoder", "answer_to_messages"]
 

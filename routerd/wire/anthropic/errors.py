@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from routerd.wire.classify import classify_value
+from routerd.wire.faults.classify import classify_value
 
 __all__ = ["error_body", "error_event", "type_of_event", "type_of_status"]
 

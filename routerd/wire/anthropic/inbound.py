@@ -20,7 +20,7 @@ import msgspec
 
 from routerd.errors import BadRequest
 from routerd.messages import ModelRequest
-from routerd.wire.openai import parse_request
+from routerd.wire.openai.body import parse_request
 
 __all__ = ["DETAILS_MARK", "FIELD_MARK", "parse_count", "parse_messages"]
 

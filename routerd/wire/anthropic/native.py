@@ -15,15 +15,15 @@ import msgspec
 
 from routerd.errors import BadRequest, ProtocolFault
 from routerd.graph import Params, SystemPrompt
-from routerd.wire.answer import UnaryAnswer, decode_unary
 from routerd.wire.anthropic.answer import read_message
 from routerd.wire.anthropic.request import DEFAULT_MAX_TOKENS
 from routerd.wire.anthropic.stream import EventReader
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts, counts_of
-from routerd.wire.classify import classify_value
 from routerd.wire.dialect import Call, Encoded, Scan
-from routerd.wire.openai import apply_params, encode_body
-from routerd.wire.relay_scan import RelayScan, StreamFault
+from routerd.wire.faults.classify import classify_value
+from routerd.wire.openai.answer import UnaryAnswer, decode_unary
+from routerd.wire.openai.body import apply_params, encode_body
+from routerd.wire.openai.relay_scan import RelayScan, StreamFault
 
 __all__ = [
     "NativeMessages",

@@ -26,7 +26,7 @@ from routerd.wire.anthropic.prompt import Prompt, read_prompt
 from routerd.wire.anthropic.tokens import MAX_TOKENS
 from routerd.wire.anthropic.tools import JSON_TOOL, native_schema, read_choice, read_tools, schema_of
 from routerd.wire.dialect import Call, Encoded
-from routerd.wire.openai import encode_body
+from routerd.wire.openai.body import encode_body
 
 __all__ = ["DEFAULT_MAX_TOKENS", "encode"]
 

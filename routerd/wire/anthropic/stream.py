@@ -20,7 +20,7 @@ from routerd.wire.anthropic.frames import Frames
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts
 from routerd.wire.anthropic.tools import JSON_TOOL
 from routerd.wire.dialect import Call
-from routerd.wire.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
+from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
 
 __all__ = ["Event", "EventReader", "MessagesScan"]
 

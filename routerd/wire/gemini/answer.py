@@ -15,12 +15,12 @@ import msgspec
 
 from routerd.errors import ProtocolFault
 from routerd.messages import Usage
-from routerd.wire.answer import UnaryAnswer
-from routerd.wire.classify import classify_value
-from routerd.wire.compose import Choice, answer_body, made_id, text_of, tool_call
 from routerd.wire.dialect import Call
+from routerd.wire.faults.classify import classify_value
 from routerd.wire.foreign import read_json
-from routerd.wire.pivot import dump
+from routerd.wire.openai.answer import UnaryAnswer
+from routerd.wire.translation.compose import Choice, answer_body, made_id, text_of, tool_call
+from routerd.wire.translation.pivot import dump
 
 __all__ = [
     "Answer",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.wire.answer import UnaryAnswer
 from routerd.wire.apart import encode_apart
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.gemini.answer import decode_answer
 from routerd.wire.gemini.embed import decode_embeddings, encode_embeddings
 from routerd.wire.gemini.request import encode_chat
 from routerd.wire.gemini.stream import GeminiScan
+from routerd.wire.openai.answer import UnaryAnswer
 
 __all__ = ["GeminiDialect"]
 

@@ -13,12 +13,12 @@ import msgspec
 
 from routerd.errors import ProtocolFault
 from routerd.messages import Usage
-from routerd.wire.answer import UnaryAnswer
-from routerd.wire.classify import classify_value
 from routerd.wire.dialect import Call, Encoded
-from routerd.wire.embedding import embeddings_body, read_inputs
+from routerd.wire.faults.classify import classify_value
 from routerd.wire.gemini.request import resource
-from routerd.wire.pivot import dump
+from routerd.wire.openai.answer import UnaryAnswer
+from routerd.wire.translation.embedding import embeddings_body, read_inputs
+from routerd.wire.translation.pivot import dump
 
 __all__ = ["decode_embeddings", "encode_embeddings"]
 

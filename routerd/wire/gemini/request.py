@@ -19,7 +19,7 @@ import msgspec
 from routerd.errors import BadRequest
 from routerd.wire.dialect import Call, Encoded
 from routerd.wire.gemini.schema import has_fields, subset
-from routerd.wire.pivot import (
+from routerd.wire.translation.pivot import (
     Chat,
     Function,
     Message,

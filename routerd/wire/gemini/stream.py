@@ -11,7 +11,6 @@ import msgspec
 
 from routerd.errors import ProtocolFault
 from routerd.messages import Usage
-from routerd.wire.compose import Chunks
 from routerd.wire.dialect import Call
 from routerd.wire.gemini.answer import (
     Answer,
@@ -26,8 +25,9 @@ from routerd.wire.gemini.answer import (
     signed,
     usage_of,
 )
-from routerd.wire.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
+from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
 from routerd.wire.sse import SseParser
+from routerd.wire.translation.compose import Chunks
 
 __all__ = ["GeminiScan"]
 

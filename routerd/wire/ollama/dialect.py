@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.wire.answer import UnaryAnswer
 from routerd.wire.apart import encode_apart
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.ollama.answer import decode_answer
 from routerd.wire.ollama.embed import decode_embeddings, encode_embeddings
 from routerd.wire.ollama.request import encode_chat
 from routerd.wire.ollama.stream import OllamaScan
+from routerd.wire.openai.answer import UnaryAnswer
 
 __all__ = ["OllamaDialect"]
 

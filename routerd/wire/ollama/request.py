@@ -14,7 +14,18 @@ from typing import Any
 
 from routerd.errors import BadRequest
 from routerd.wire.dialect import Call, Encoded
-from routerd.wire.pivot import Chat, Message, arguments_of, data_uri, dump, joined_text, merged, read_chat, refuse, unknown
+from routerd.wire.translation.pivot import (
+    Chat,
+    Message,
+    arguments_of,
+    data_uri,
+    dump,
+    joined_text,
+    merged,
+    read_chat,
+    refuse,
+    unknown,
+)
 
 __all__ = ["encode_chat"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import msgspec
 
 from routerd.messages import Usage
-from routerd.wire.compose import Chunks
 from routerd.wire.dialect import Call
 from routerd.wire.ollama.answer import Line, call_of, created_of, finish_of, logprobs_of, read_line, usage_of
-from routerd.wire.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
+from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
 from routerd.wire.sse import MAX_EVENT_BYTES
+from routerd.wire.translation.compose import Chunks
 
 __all__ = ["OllamaScan"]
 

@@ -14,14 +14,14 @@ import msgspec
 from routerd.errors import BadRequest, ProtocolFault
 from routerd.graph import Provider, Template
 from routerd.messages import Usage
-from routerd.wire.answer import UnaryAnswer
-from routerd.wire.classify import classify_value
-from routerd.wire.compose import Choice, answer_body
 from routerd.wire.dialect import Call, Encoded, Scan
-from routerd.wire.pivot import dump, merged, refuse, unknown
+from routerd.wire.faults.classify import classify_value
+from routerd.wire.openai.answer import UnaryAnswer
 from routerd.wire.template.read import Fields, Reader, make_reader
 from routerd.wire.template.request import Filler
 from routerd.wire.template.scan import Counted, TemplateScan
+from routerd.wire.translation.compose import Choice, answer_body
+from routerd.wire.translation.pivot import dump, merged, refuse, unknown
 
 __all__ = ["TemplateDialect"]
 

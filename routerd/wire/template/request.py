@@ -15,7 +15,7 @@ import msgspec
 
 from routerd.errors import BadRequest
 from routerd.wire.dialect import Call
-from routerd.wire.pivot import Chat, Message, dump, joined_text, read_chat
+from routerd.wire.translation.pivot import Chat, Message, dump, joined_text, read_chat
 
 __all__ = ["PLACEHOLDER", "Filler"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from routerd.errors import ProtocolFault
 from routerd.messages import Usage
-from routerd.wire.compose import Chunks
 from routerd.wire.dialect import Call
-from routerd.wire.pivot import dump
-from routerd.wire.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
+from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
 from routerd.wire.template.read import Piece, Reader
+from routerd.wire.translation.compose import Chunks
+from routerd.wire.translation.pivot import dump
 
 __all__ = ["Counted", "TemplateScan"]
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from routerd.errors import ErrorKind, ProtocolFault
 from routerd.messages import Usage
-from routerd.wire.answer import UnaryAnswer
 from routerd.wire.anthropic import AnthropicDialect
 from routerd.wire.dialect import Call
-from routerd.wire.openai import parse_request
+from routerd.wire.openai.answer import UnaryAnswer
+from routerd.wire.openai.body import parse_request
 from tests.wire.anthropic.oracles import openai_completion
 from tests.wire.transcripts import Recorded, load
 

@@ -22,8 +22,8 @@ from routerd.wire.anthropic import (
 )
 from routerd.wire.anthropic.client import EncodingScan
 from routerd.wire.dialect import Call, Scan
-from routerd.wire.openai import encode_body
-from routerd.wire.relay_scan import DONE, RelayScan
+from routerd.wire.openai.body import encode_body
+from routerd.wire.openai.relay_scan import DONE, RelayScan
 from tests.wire.anthropic.oracles import anthropic_message
 from tests.wire.transcripts import Recorded, load
 

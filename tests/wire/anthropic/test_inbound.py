@@ -14,7 +14,7 @@ from routerd.graph import Params, SystemPrompt
 from routerd.messages import ModelRequest
 from routerd.wire.anthropic import AnthropicDialect, parse_messages
 from routerd.wire.dialect import Call
-from routerd.wire.openai import encode_body, prepare_body
+from routerd.wire.openai.body import encode_body, prepare_body
 from tests.wire.transcripts import ROOT
 
 HI = [{"role": "user", "content": "hi"}]

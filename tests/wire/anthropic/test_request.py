@@ -15,7 +15,7 @@ from routerd.wire.anthropic import AnthropicDialect
 from routerd.wire.anthropic.models import abilities
 from routerd.wire.anthropic.request import DEFAULT_MAX_TOKENS
 from routerd.wire.dialect import Call
-from routerd.wire.openai import parse_request
+from routerd.wire.openai.body import parse_request
 
 HI = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "object", "properties": {}}}, "required": ["a"]}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from routerd.messages import Usage
 from routerd.wire.anthropic import AnthropicDialect, MessagesScan
 from routerd.wire.dialect import Call
-from routerd.wire.relay_scan import DONE, RelayScan
+from routerd.wire.openai.relay_scan import DONE, RelayScan
 from routerd.wire.sse import MAX_EVENT_BYTES
 from tests.wire.anthropic.oracles import anthropic_message, joined, openai_chunks
 from tests.wire.transcripts import Recorded, load

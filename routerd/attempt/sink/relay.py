@@ -1,0 +1,428 @@
+"""The sink of a streamed exchange: holds everything back until the first content, then pushes it to the client.
+
+States: HEAD -> ERROR (a status that is not 200: its body is collected) or HELD (200: events are held until one has content, so
+that failing over is still possible) -> COMMITTED (the client has the head; bytes go through in the upstream's read callback)
+-> ENDED. `ready` resolves at the first content or fails; `finished` resolves with how the stream ended.
+A cut stream is never passed off as a whole one: after commit a fault becomes an error event and no [DONE] follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from routerd.attempt.redaction import Redaction
+from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
+from routerd.graph import Provider, Timeouts
+from routerd.messages import WireResponse
+from routerd.upstream import OVER, Exchange, Headers, protocol_fault, timeout_fault
+from routerd.wire.dialect import Scan
+from routerd.wire.faults.classify import classify_value, fault_error
+from routerd.wire.forwarded import ForwardedText
+from routerd.wire.openai.relay_scan import DONE, StreamFault
+
+__all__ = ["UPSTREAMS_FAULT", "Downstream", "Ended", "Refused", "Relay"]
+
+HELD_LIMIT_BYTES = 1024 * 1024  # keep-alive comments before the first content; a minute of them is 10 KiB
+ERROR_BODY_LIMIT_BYTES = 1024 * 1024
+MAX_SAID_CHARS = 64 * 1024  # of an error event, looked through for credentials
+_NO_STREAM = frozenset({b"application/json", b"text/html"})
+
+
+class Downstream(Protocol):
+    """The client's side of a committed stream."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body."""
+
+    def end(self) -> None:
+        """Send the end of the body."""
+
+
+class Source(Protocol):
+    """Whose stream it is."""
+
+    @property
+    def provider(self) -> Provider: ...
+
+    @property
+    def redaction(self) -> Redaction: ...
+
+
+class Ended(enum.Enum):
+    """How a committed stream ended; the words of `routerd_stream_interruptions_total{reason}`."""
+
+    OK = "ok"
+    CUT = "cut"
+    IDLE = "idle"
+    ERROR_EVENT = "error_event"
+    DEADLINE = "deadline"
+    CLIENT_STALLED = "client_gone"
+
+
+UPSTREAMS_FAULT = frozenset({Ended.CUT, Ended.IDLE, Ended.ERROR_EVENT})
+
+
+class Refused(Exception):
+    """Internal to `attempt`: the upstream answered a stream request with another status; carries the answer."""
+
+    def __init__(self, response: WireResponse) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Relay:
+    """One streamed exchange. Built before `exchange.send`, which it is the sink of."""
+
+    __slots__ = (
+        "_broken",
+        "_downstream",
+        "_error_body",
+        "_exchange",
+        "_headers",
+        "_held",
+        "_out",
+        "_own",
+        "_paused_at_s",
+        "_source",
+        "_status",
+        "_stream_types",
+        "_text",
+        "_ticker",
+        "_timeouts",
+        "_timer",
+        "finished",
+        "last_at_s",
+        "ready",
+        "scan",
+        "sent_bytes",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        scan: Scan,
+        timeouts: Timeouts,
+        ticker: Ticker,
+        cap: tuple[str, float, float],
+        stream_types: tuple[bytes, ...] = (),
+        own: Callable[[Scan, bytes], bytes] | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.finished: asyncio.Future[Ended] = loop.create_future()
+        self.scan = scan
+        self._stream_types = stream_types
+        self._own = own  # says routerd's own events in the client's dialect; None: as they are
+        self.sent_bytes = 0
+        self.last_at_s = ticker.now()
+        self._ticker = ticker
+        self._exchange = exchange
+        self._timeouts = timeouts
+        self._status = 0
+        self._headers: Headers = []
+        self._held = bytearray()
+        self._error_body: bytearray | None = None
+        self._downstream: Downstream | None = None
+        self._source: Source | None = None
+        self._text: ForwardedText | None = None
+        self._out: list[bytes] = []
+        self._paused_at_s = 0.0
+        self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
+        self._timer = PhaseTimer(ticker, self._expired, cap)
+        self._timer.enter("first_byte", self.last_at_s, timeouts.first_byte_s)
+
+    # ── the attempt's side ──
+
+    def commit(self, downstream: Downstream, source: Source, *, count: bool = False) -> ForwardedText | None:
+        """The client has the head: push what was held and everything that comes. Ends at once if the stream has ended.
+
+        `count`: return what keeps the text that is forwarded and that no usage covers.
+        """
+        self._downstream = downstream
+        self._source = source
+        held, self._held = bytes(self._held), bytearray()
+        text = self._text = ForwardedText(held, None if self.scan.finished else self.scan.usage) if count else None
+        if held:
+            self._write(held)
+        now_s = self._ticker.now()
+        total_s = self._timeouts.stream_total_s
+        if total_s is None:
+            self._timer.cap("", float("inf"), 0.0)
+        else:
+            self._timer.cap("stream_total", now_s + total_s, total_s)
+        if self._status == _ENDED:
+            self._close_out()
+        elif self.scan.fault is not None:
+            self._fault_out(self.scan.fault, self._broken)
+        elif self.scan.done:
+            self._done()
+        else:
+            self._timer.enter("idle", now_s, self._timeouts.idle_s)
+        return text
+
+    def stop(self) -> None:
+        """The client has gone, or the attempt is given up: stop the upstream at once."""
+        self._timer.stop()
+        self._exchange.abort()
+        self._downstream = None
+        if not self.ready.done():
+            self.ready.cancel()
+        elif not self.ready.cancelled():
+            self.ready.exception()  # looked at: nobody else will
+        if not self.finished.done():
+            self.finished.cancel()
+
+    def interrupt(self, message: str) -> None:
+        """End a committed stream with an error event: routerd itself has to stop it."""
+        if self._downstream is not None:
+            self._fault_out(StreamFault(message), Ended.DEADLINE)
+
+    def pause(self) -> None:
+        """The client's buffer is full."""
+        if not self._paused_at_s and not self.finished.done():
+            self._paused_at_s = self._ticker.now()
+            self._exchange.pause()
+
+    def resume(self) -> None:
+        """The client reads again."""
+        if self._paused_at_s and not self.finished.done():
+            self._paused_at_s = 0.0
+            self.last_at_s = self._ticker.now()
+            self._exchange.resume()
+
+    @property
+    def headers(self) -> Headers:
+        """The head of the upstream's answer."""
+        return self._headers
+
+    @property
+    def broke(self) -> bool:
+        """Whether the upstream ended a committed stream before its end."""
+        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in UPSTREAMS_FAULT
+
+    # ── the exchange's side ──
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """200 with a fitting type: wait for content. Anything else: collect the error."""
+        self._status = status
+        self._headers = headers
+        if status != 200:
+            self._error_body = bytearray()
+            return
+        for name, value in headers:
+            if name == b"content-type":
+                kind = value.split(b";", 1)[0].strip().lower()
+                if (kind not in self._stream_types) if self._stream_types else (kind in _NO_STREAM):
+                    self._exchange.abort()
+                    self.on_fail(protocol_fault(f"the upstream answered a stream request with {kind.decode('latin-1')[:80]}"))
+                    return
+        now_s = self._ticker.now()
+        left_s = max(0.0, self._timeouts.first_token_s - (now_s - self.last_at_s))
+        self._timer.enter("first_token", now_s, left_s)
+
+    def on_body(self, data: bytes) -> None:
+        """Look at it; hold it, or keep it for the write at the end of this read."""
+        if self._error_body is not None:
+            self._error_body += data
+            if len(self._error_body) > ERROR_BODY_LIMIT_BYTES:
+                self._exchange.abort()
+                self.on_end()
+            return
+        out = self.scan.feed(data)
+        if out:
+            self._out.append(out)
+
+    def on_flush(self) -> None:
+        """One read is over: act on what it brought. Once committed this runs for every chunk, so it is all in one place."""
+        downstream = self._downstream
+        if downstream is not None:
+            out = self._out
+            if out:
+                data = out[0] if len(out) == 1 else b"".join(out)
+                out.clear()
+                self.sent_bytes += len(data)
+                downstream.write(data)
+                if self._text is not None:
+                    self._text.take(data, self.scan.usage)
+            self.last_at_s = self._ticker.now()
+            scan = self.scan
+            if scan.done:
+                self._done()
+            elif scan.fault is not None:
+                self._fault_out(scan.fault)
+        elif self._error_body is None and not self.ready.done():
+            self._hold()
+        elif self._out:  # content is there, the commit is on its way
+            self._held += b"".join(self._out)
+            self._out = []
+
+    def on_end(self) -> None:
+        """The upstream's body is complete."""
+        self._exchange = OVER
+        if self._error_body is not None:
+            self._timer.stop()
+            if not self.ready.done():
+                body = bytes(self._error_body)
+                self.ready.set_exception(Refused(WireResponse(status=self._status, headers=self._headers, body=body)))
+            return
+        rest = self.scan.close()
+        if rest:
+            self._out.append(rest)
+        self.on_flush()
+        if self.finished.done():
+            return
+        if self._downstream is None and not self.ready.done():
+            self._timer.stop()
+            self.ready.set_exception(
+                UpstreamError(ErrorKind.PROTOCOL, "the upstream's stream ended without content", delivery=Delivery.ANSWERED)
+            )
+            return
+        self._status = _ENDED
+        if self._downstream is not None:
+            self._close_out()
+
+    def on_fail(self, error: UpstreamError) -> None:
+        """The exchange broke: before commit the attempt hears of it, afterwards the client does."""
+        if self._error_body is not None:  # an error status says enough, even where its body was cut
+            self.on_end()
+            return
+        if self._out and self.ready.done():
+            self.on_flush()  # the read that broke may have brought whole events first
+            if self.finished.done():
+                return
+        if self._downstream is not None:
+            if self.scan.finished:  # everything was said; only the framing was cut
+                self._status = _ENDED
+                self._close_out()
+            else:
+                self._fault_out(StreamFault(error.message), Ended.CUT)
+            return
+        if self.ready.done():  # content seen, commit on its way
+            if self.scan.fault is None and not self.scan.finished:
+                self.scan.fault = StreamFault(error.message)
+                self._broken = Ended.DEADLINE if error.kind is ErrorKind.TIMEOUT else Ended.CUT
+            self._status = _ENDED if self.scan.finished else self._status
+            return
+        self._timer.stop()
+        self.ready.set_exception(error)
+
+    # ── in between ──
+
+    def _hold(self) -> None:
+        scan = self.scan
+        self._held += b"".join(self._out)
+        self._out = []
+        if scan.content:
+            self._timer.stop()  # it came in time, however late the worker gets to the commit
+            self.ready.set_result(None)
+        elif scan.fault is not None:
+            self._exchange.abort()
+            self._timer.stop()
+            self.ready.set_exception(_as_error(scan.fault))
+        elif scan.done:
+            self._let_go()
+            self._timer.stop()
+            self.ready.set_exception(protocol_fault("the upstream's stream ended without content"))
+        elif len(self._held) > HELD_LIMIT_BYTES:
+            self._exchange.abort()
+            self.on_fail(protocol_fault("the upstream sent 1 MiB without content"))
+
+    def _write(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        assert self._downstream is not None
+        self._downstream.write(data)
+
+    def _done(self) -> None:
+        # [DONE] has been passed on: the meaning is complete, the framing may follow by itself.
+        self._let_go()
+        self._finish(Ended.OK)
+
+    def _let_go(self) -> None:
+        exchange, self._exchange = self._exchange, OVER
+        exchange.linger()
+
+    def _close_out(self) -> None:
+        scan = self.scan
+        if scan.fault is not None:
+            self._fault_out(scan.fault)
+        elif scan.done:
+            self._finish(Ended.OK)
+        elif scan.finished:
+            self._write(DONE if self._own is None else self._own(self.scan, DONE))
+            self._finish(Ended.OK)
+        else:
+            self._fault_out(StreamFault("the upstream's stream ended without a finish_reason"), Ended.CUT)
+
+    def _fault_out(self, fault: StreamFault, ended: Ended = Ended.ERROR_EVENT) -> None:
+        self._exchange.abort()
+        event = error_event(fault, self._source)
+        self._write(event if self._own is None else self._own(self.scan, event))
+        self._finish(ended)
+
+    def _finish(self, ended: Ended) -> None:
+        self._timer.stop()
+        downstream, self._downstream = self._downstream, None
+        if downstream is not None:
+            downstream.end()
+        if not self.finished.done():
+            self.finished.set_result(ended)
+
+    def _expired(self, phase: str, length_s: float) -> None:
+        since_s = self._paused_at_s or self.last_at_s
+        if phase == "idle" and since_s + length_s > self._ticker.now():
+            self._timer.enter("idle", since_s, length_s)  # it moved: chunks note the time and leave the timer alone
+        elif self._downstream is None:
+            self._exchange.abort()
+            delivery = Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED
+            self.on_fail(timeout_fault(phase, length_s, delivery))
+        elif self._paused_at_s and phase == "idle":
+            # Not the upstream: the client has read nothing for as long as `idle` allows.
+            self._exchange.abort()
+            self._finish(Ended.CLIENT_STALLED)
+        else:
+            fault = timeout_fault(phase, length_s, Delivery.ANSWERED)
+            self._fault_out(StreamFault(fault.message), Ended.IDLE if phase == "idle" else Ended.DEADLINE)
+
+
+_ENDED = -1  # `Relay._status` once the upstream's side is complete
+
+
+def _as_error(fault: StreamFault) -> UpstreamError:
+    if fault.error is not None:
+        error = fault_error(classify_value(fault.error), 200, msgspec.json.encode({"error": fault.error}))
+        error.status = None  # the answer's own status was 200: what an event names is no status of the upstream
+        return error
+    return UpstreamError(ErrorKind.STREAM_ERROR, fault.message, delivery=Delivery.ANSWERED)
+
+
+def error_event(fault: StreamFault, source: Source | None) -> bytes:
+    """Encode the event that ends a broken stream: OpenAI's SDKs raise on `error`, others see finish_reason "error".
+
+    The upstream's words are passed on, but for the provider's credentials, which they may quote.
+    """
+    upstream = fault.error if isinstance(fault.error, dict) else {}
+    error_type = ErrorType.UPSTREAM_STREAM_ERROR if fault.error is not None else ErrorType.UPSTREAM_STREAM_CUT
+    code = upstream.get("code")
+    said = {
+        "message": str(upstream.get("message") or (fault.error if isinstance(fault.error, str) else fault.message)),
+        "type": str(upstream.get("type") or error_type),
+        "code": str(code) if code is not None else str(error_type),
+    }
+    if source is not None:
+        said = {key: source.redaction.text(text[:MAX_SAID_CHARS]) for key, text in said.items()}
+    error = {
+        "message": said["message"][:2000],
+        "type": said["type"][:200],
+        "code": said["code"][:200],
+        "param": None,
+        "provider": source.provider.name if source is not None else "",
+    }
+    event = {"error": error, "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}
+    encoded = msgspec.json.encode(event)
+    return b"data: " + encoded + b"\n\n"

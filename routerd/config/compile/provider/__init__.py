@@ -1,0 +1,1 @@
+"""`providers:` to Provider and Endpoint records: addresses, credentials, templates, traits."""

@@ -1,0 +1,1 @@
+"""What the dialects that translate share: OpenAI requests as typed records, answers and chunks as bytes, embeddings."""
