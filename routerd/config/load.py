@@ -1,8 +1,9 @@
 """A path to a Graph, or to everything that is wrong.
 
 The stages: read, yaml, interpolate (per file, joined by `include`), schema, semantic, build; presets are filled in before the
-schema is asked. A stage runs when what it needs is there. A value that the schema refuses takes its whole entry (one model, one
-provider) out of the semantic checks; the others are still checked, so one look at the report is enough. So is what stands around
+schema is asked. A stage runs when what it needs is there: a key that stands twice or lacks its quotes stops nothing, a missing
+bracket does. A value that the schema refuses takes its whole entry (one model, one provider) out of the semantic checks; the
+others are still checked, so one look at the report is enough. So is what stands around
 a reference without a value: the value itself is unknown, and nothing more is said about it. Nothing but the inputs is read, and
 no network is touched.
 """
@@ -60,7 +61,7 @@ def load(path: Path, environ: Mapping[str, str], kept: Kept | None = None) -> Lo
     filled = assemble(Path(path), environ, reader, report)
     graph: Graph | None = None
     cases: tuple[Case, ...] = ()
-    if not report.failed("read", "yaml"):
+    if not report.failed("read") and not report.unparsed:
         schema = Schema.published()
         cast(filled, tree, schema.types_at)
         if tree.unresolved:

@@ -27,6 +27,7 @@ class Report:
         self.tree = tree
         self.problems: list[Problem] = []
         self.refused: list[Path] = []  # where the schema said no
+        self.unparsed = False  # a file is no YAML: what it would have said is unknown
         self._hidden: dict[str, str] = {}  # value from outside -> what to show instead
         self._looks_left = MAX_LOOKS
 

@@ -72,6 +72,7 @@ class _Assembly:
             what = "the file is empty" if value is None else f"the file must be a mapping, got {describe(value)}"
             code = "empty-file" if value is None else "not-a-mapping"
             self._report.at("yaml", code, Origin(name, 1, 1), what, hint="start with `version: 1`")
+            self._report.unparsed = True
             return None
         self._filled += interpolate(value, self._environ, self._report)
         return value

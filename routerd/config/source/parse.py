@@ -58,6 +58,7 @@ def parse(name: str, data: bytes, report: Report, limits: Limits) -> Any:
         _refuse_illegal(name, data, text)
         return _Builder(name, data.removeprefix(_BOM), report, limits).document()
     except _Fatal as fatal:
+        report.unparsed = True
         report.at("yaml", fatal.code, fatal.origin, fatal.message, hint=fatal.hint)
         return None
 
