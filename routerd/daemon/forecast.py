@@ -16,7 +16,7 @@ from typing import Any
 from routerd.errors import BudgetExceeded, ErrorType, Forbidden, RequestError
 from routerd.graph import Client, Graph, Price, Route
 from routerd.messages import ModelRequest, Taken
-from routerd.plan import Planned, Resolved, Resolver, RoutePlan, ThoughtAway
+from routerd.plan import SESSION, Planned, Resolved, Resolver, RoutePlan, ThoughtAway, affinity_key
 from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estimate, provider_charges, reserve
 from routerd.wire import apply_params, encode_body, parse_request, prepare_body
 from routerd.wire.openai.body import max_tokens_of
@@ -37,6 +37,7 @@ class Question:
     used: Mapping[str, float] = field(default_factory=dict)  # budget -> part of its limit
     params: Mapping[str, Any] = field(default_factory=dict)
     system_prompt: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the client, names in lower case
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ class Stage:
         compiled = RoutePlan(self.graph, route)
         price = dearest(planned.target.price for planned in compiled.every)
         reserve(_Used(question.used), Bill(asked), need(price), 0.0)
-        order = compiled.order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0)
+        key = affinity_key(question.headers.get(SESSION), request.body)
+        order = compiled.order(resolved.captured, ThoughtAway(None, question.down), random.Random(0), 0.0, key=key)
         rungs = [Rung(planned, _step(route, planned)) for planned in order if planned.endpoint.name not in question.down]
         plan, refused = self._affordable(rungs, question, route, need)
         if not plan:

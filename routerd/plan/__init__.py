@@ -14,13 +14,14 @@ Cost and concurrency
     One thread: a round-robin remembers its turn, everything else is read-only.
 """
 
-from routerd.plan.affinity import affinity_key
+from routerd.plan.affinity import SESSION, affinity_key
 from routerd.plan.discovered import ModelNews, found_names
 from routerd.plan.explain import Explanation, Origins, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, direct_route, offered_names, resolve
 
 __all__ = [
+    "SESSION",
     "ModelNews",
     "found_names",
     "Explanation",

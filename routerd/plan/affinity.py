@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PREFIX_BYTES", "affinity_key"]
+__all__ = ["PREFIX_BYTES", "SESSION", "affinity_key"]
+
+SESSION = "x-session-id"  # the header of the client that says what belongs together
 
 PREFIX_BYTES = 65536
 TEXT_BYTES = 1024  # of a bare prompt: it grows with the conversation, and nothing says where its first part ends

@@ -116,8 +116,12 @@ def explain(
     now_s: float = 0.0,
     origins: Origins | None = None,
     operation: str = "chat",
+    key: int = 0,
 ) -> Explanation:
-    """Decide for `model` as for a request, with some endpoints thought away. Raises what the request would be answered with."""
+    """Decide for `model` as for a request, with some endpoints thought away. Raises what the request would be answered with.
+
+    `key`: what belongs together (plan.affinity), for groups that balance by it.
+    """
     resolved = Resolver(graph).resolve(model, client.may_use if client else None)
     route = resolved.route
     if client is not None and not client.may_use(model, route.name):
@@ -125,10 +129,10 @@ def explain(
     view = ThoughtAway(health, down)
     plan = RoutePlan(graph, route)
     writer = _Lines(route, resolved.captured, resolved.via, origins or {}, view, now_s)
-    planned = plan.order(resolved.captured, view, random.Random(0), now_s, operation)
+    planned = plan.order(resolved.captured, view, random.Random(0), now_s, operation, key)
     lines, overflow = _listed(writer, plan, planned, operation), []
     if plan.overflow is not None:
-        instead = plan.order_overflow(resolved.captured, view, random.Random(0), now_s, operation)
+        instead = plan.order_overflow(resolved.captured, view, random.Random(0), now_s, operation, key)
         overflow = _listed(writer.of_overflow(), plan.overflow, instead, operation)
     return Explanation(
         asked=model,

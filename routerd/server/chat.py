@@ -31,7 +31,7 @@ from routerd.graph import Client, Graph, Provider
 from routerd.ledger import Entry
 from routerd.messages import ModelRequest, Usage
 from routerd.observe import AccessRecord
-from routerd.plan import Planned, Resolved, RoutePlan, affinity_key
+from routerd.plan import SESSION, Planned, Resolved, RoutePlan, affinity_key
 from routerd.policy import NOTHING, Lease, allowed, cost_nano_usd, estimate, spent
 from routerd.server.budget.limits import limit_lines
 from routerd.server.generation import Generation
@@ -290,7 +290,7 @@ class ModelCall:
         """Return the operation that a target must offer, and the key of what belongs together."""
         key = 0
         if plan.needs_key and self._wire is not None:
-            key = affinity_key(self._request.headers.get("x-session-id"), self._wire.body)
+            key = affinity_key(self._request.headers.get(SESSION), self._wire.body)
         # What is below /providers/{provider}/ is that provider's business: whatever it offers.
         return self._operation if self._operation != "passage" else "", key
 

@@ -173,3 +173,30 @@ def test_the_chain_for_prompts_that_are_too_long_has_its_own_list(run: Run) -> N
     assert [(one["position"], one["target"]) for one in told["overflow"]] == [(1, "cloud/big"), (0, "off/z")]
     assert told["overflow"][0]["why"] == ["budget free refuses: passed over"]
     assert "overflow" not in run("--model", "m")[1]
+
+
+HASHED = """version: 1
+providers:
+  gpu:
+    endpoints: [{name: a, url: "http://a/v1"}, {name: b, url: "http://b/v1"}, {name: c, url: "http://c/v1"}]
+    balance: prefix_hash
+models:
+  m: {chain: [gpu/x]}
+"""
+
+
+def test_a_header_says_where_a_session_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text(HASHED)
+
+    def first(session: str) -> str:
+        argv = ["explain", "--config", str(path), "--model", "m", "--format", "json", "--header", f"X-Session-Id={session}"]
+        assert main(argv) == 0
+        told = json.loads(capsys.readouterr().out)
+        return str(next(one["endpoint"] for one in told["targets"] if one["position"] == 1))
+
+    went = {str(n): first(str(n)) for n in range(24)}
+    assert set(went.values()) == {"a", "b", "c"}
+    assert all(first(session) == endpoint for session, endpoint in went.items())
+    assert main(["explain", "--config", str(path), "--model", "m", "--header", "x-session-id"]) == 2
+    assert "is not NAME=VALUE" in capsys.readouterr().err

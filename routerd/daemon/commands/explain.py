@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from routerd.daemon.commands.check import load_or_report
@@ -29,6 +30,8 @@ def add_explain(commands: Any) -> None:
     parser.add_argument("--down", action="append", default=[], metavar="NAME", help=down)
     used = "how much of a budget is used, 1 is all; may be repeated"
     parser.add_argument("--used", action="append", default=[], metavar="BUDGET=PART", help=used)
+    header = "a header of the client, such as x-session-id=s1, which `balance: prefix_hash` looks at; may be repeated"
+    parser.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help=header)
     add_config(parser)
     add_format(parser)
 
@@ -43,6 +46,7 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     graph = loaded.graph
     try:
         question = question_of(graph, model=flags["model"], client=flags["client"], down=flags["down"], used=flags["used"])
+        question = replace(question, headers=_headers(flags["header"]))
     except LookupError as exc:
         return complain(str(exc.args[0]), INVALID)
     try:
@@ -99,6 +103,14 @@ def _used(graph: Graph, texts: Sequence[str]) -> dict[str, float]:
             raise LookupError(f"--used {text!r} is not BUDGET=PART, such as team-tokens=0.9")
         _known(graph.budgets, name, "budget")
     return found
+
+
+def _headers(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise LookupError(f"--header {name!r} is not NAME=VALUE, such as x-session-id=s1")
+    return {name.lower(): value for name, _, value in pairs}
 
 
 def _known(names: Mapping[str, Any], name: str, what: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from routerd.daemon.forecast import Question, Stage, refusals
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Route
-from routerd.plan import Explanation, HealthView, Origins, Setting, TargetLine
+from routerd.plan import SESSION, Explanation, HealthView, Origins, Setting, TargetLine, affinity_key
 from routerd.plan import explain as explain_plan
 from routerd.policy import CREDITS, Charge, charges, dearest, provider_charges
 
@@ -32,7 +32,9 @@ def explained(graph: Graph, origins: Origins, question: Question, view: tuple[He
     forecast = Stage(graph).foretell(question)
     may = True
     health, now_s = view
-    ask = partial(explain_plan, graph, question.model, down=tuple(question.down), health=health, now_s=now_s, origins=origins)
+    key = affinity_key(question.headers.get(SESSION), {})
+    down = tuple(question.down)
+    ask = partial(explain_plan, graph, question.model, down=down, health=health, now_s=now_s, origins=origins, key=key)
     try:
         found = ask(client=client)
     except Forbidden:
