@@ -158,7 +158,7 @@ async def test_sockets_of_systemd_are_served_by_every_worker(tmp_path: pathlib.P
     with socket.create_server(("127.0.0.1", 0)) as data, socket.create_server(("127.0.0.1", 0)) as admin:
         ports = [sock.getsockname()[1] for sock in (data, admin)]
         serve = [*ROUTERD, "serve", "--config", str(config), "--workers", "2"]
-        serve += ["--listen", "127.0.0.1:1", "--admin", "127.0.0.1:1"]  # both are handed over instead
+        serve += ["--listen", "127.0.0.1:1", "--admin", "127.0.0.1:2"]  # both are handed over instead
         code = (
             "import os, sys\n"
             "fds = [int(fd) for fd in sys.argv[1].split(',')]\n"
