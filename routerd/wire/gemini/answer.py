@@ -17,10 +17,9 @@ from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.faults.classify import classify_value
-from routerd.wire.foreign import read_json
 from routerd.wire.openai.answer import UnaryAnswer
 from routerd.wire.translation.compose import Choice, answer_body, made_id, text_of, tool_call
-from routerd.wire.translation.pivot import dump
+from routerd.wire.translation.read import read_document
 
 __all__ = [
     "Answer",
@@ -109,19 +108,7 @@ _decode = msgspec.json.Decoder(Answer).decode
 
 def read_answer(payload: bytes) -> Answer | None:
     """Decode one JSON document, or None where it is no answer. An error may come inside an array."""
-    try:
-        return _decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        value = read_json(payload)
-        if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("error"):
-            value = value[0]
-        if isinstance(value, dict) and value.get("error"):
-            return Answer(error=value["error"])
-        return _decode(dump(value))
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
+    return read_document(payload, _decode, lambda error: Answer(error=error))
 
 
 def decode_answer(body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:

@@ -16,10 +16,9 @@ from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.faults.classify import classify_value
-from routerd.wire.foreign import read_json
 from routerd.wire.openai.answer import UnaryAnswer
 from routerd.wire.translation.compose import Choice, answer_body, made_id, text_of, tool_call
-from routerd.wire.translation.pivot import dump
+from routerd.wire.translation.read import read_document
 
 __all__ = ["Line", "Message", "call_of", "created_of", "decode_answer", "finish_of", "logprobs_of", "read_line", "usage_of"]
 
@@ -66,17 +65,7 @@ _decode = msgspec.json.Decoder(Line).decode
 
 def read_line(payload: bytes) -> Line | None:
     """Decode one JSON document, or None where it is no answer."""
-    try:
-        return _decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        value = read_json(payload)
-        if isinstance(value, dict) and value.get("error"):
-            return Line(error=value["error"])
-        return _decode(dump(value))
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
+    return read_document(payload, _decode, lambda error: Line(error=error))
 
 
 def decode_answer(body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
