@@ -158,10 +158,6 @@ class Cell:
         """Add `n`."""
         self.value += n
 
-    def dec(self, n: float = 1.0) -> None:
-        """Take `n` away; for gauges only."""
-        self.value -= n
-
     def set(self, v: float) -> None:
         """Set to `v`; for gauges only."""
         self.value = v

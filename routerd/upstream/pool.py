@@ -154,10 +154,6 @@ class Upstreams:
             pool.close()
         self._pools.clear()
 
-    def connections(self) -> int:
-        """Open connections over all pools."""
-        return sum(pool.open for pool in self._pools.values())
-
     def dialled(self) -> int:
         """Connections opened so far over the pools that exist."""
         return sum(pool.dialled for pool in self._pools.values())
