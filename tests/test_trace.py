@@ -67,7 +67,10 @@ def test_a_trace_that_the_client_sampled_out_is_not_recorded() -> None:
 
 
 def test_a_worker_without_a_collector_imports_nothing_for_it() -> None:
-    code = "import routerd.daemon.worker, routerd.server, routerd.state, sys; print('routerd.daemon.spans' in sys.modules)"
+    code = (
+        "import routerd.daemon.workers.worker, routerd.server, routerd.state, sys\n"
+        "print('routerd.daemon.output.spans' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=clean_environ(), capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -25,21 +25,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
-from routerd.daemon import log as logs
+from routerd.daemon.admin.events import Events
+from routerd.daemon.admin.operator import ControlRoom
 from routerd.daemon.credit import CreditOffice
-from routerd.daemon.crew import Crew
 from routerd.daemon.drain import Ending, drain
-from routerd.daemon.events import Events
+from routerd.daemon.endpoints.probes import HttpFetch, Probes
+from routerd.daemon.endpoints.vitals import Vitals, log_notice
 from routerd.daemon.first import CANNOT_REACH, FINE, first_generation
 from routerd.daemon.known import start_at_zero
 from routerd.daemon.notify import Notifier, inherited_sockets, notifier_of
-from routerd.daemon.operator import ControlRoom
-from routerd.daemon.probes import HttpFetch, Probes
-from routerd.daemon.process import Processes
-from routerd.daemon.report import report
+from routerd.daemon.output import log as logs
+from routerd.daemon.output.report import report
 from routerd.daemon.settings import Address, Listeners, Settings, address_of, bind
 from routerd.daemon.tasks import Tasks
-from routerd.daemon.vitals import Vitals, log_notice
+from routerd.daemon.workers.crew import Crew
+from routerd.daemon.workers.process import Processes
 from routerd.errors import Problem
 from routerd.ledger import Writer, open_store
 from routerd.observe import Metrics
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from routerd.config import Kept, Loaded
-    from routerd.daemon.generation import Package
     from routerd.daemon.reload import Outcome
     from routerd.daemon.reload.history import Entry
+    from routerd.daemon.workers.generation import Package
     from routerd.graph import Graph
     from routerd.health import Health
     from routerd.state import Board, LocalCounters
@@ -77,8 +77,8 @@ class Control:
         from routerd.daemon.reload import Reloader, Steps, Teller
         from routerd.daemon.reload.keep import Keeper
         from routerd.daemon.reload.probation import Count
-        from routerd.daemon.trial import Trials
-        from routerd.daemon.watch import Watcher
+        from routerd.daemon.reload.trial import Trials
+        from routerd.daemon.reload.watch import Watcher
         from routerd.health import Health
 
         self.settings = settings
@@ -128,7 +128,7 @@ class Control:
         self.credits = CreditOffice(self.ledger, counters, self.crew, shared=bool(settings.state))
 
     def _load(self, kept: Kept | None) -> Loaded:
-        from routerd.daemon.load import load_checked
+        from routerd.daemon.load.configuration import load_checked
 
         loaded = load_checked(self.settings.config, os.environ, kept)
         self.watcher.settle.settle_s = loaded.graph.reload.settle_s
@@ -326,7 +326,7 @@ async def _serve_admin(control: Control, sock: socket.socket) -> web.AppRunner:
 
 async def _run(control: Control, sockets: Sockets) -> int:
     """Watch the inputs until a signal comes, then drain."""
-    from routerd.daemon.watch import notifications
+    from routerd.daemon.reload.watch import notifications
 
     settings, notifier = control.settings, control.notifier
     control.tasks.start(control.watcher.run(), "watch")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from routerd.daemon.crew import Crew
+from routerd.daemon.workers.crew import Crew
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Credits
 from routerd.ledger import LedgerLost, Writer

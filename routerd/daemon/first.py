@@ -12,7 +12,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from routerd.daemon.crew import StartFailed
+from routerd.daemon.workers.crew import StartFailed
 
 if TYPE_CHECKING:
     from routerd.daemon.control import Control

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from routerd.daemon.channel import Notice, encode
-from routerd.daemon.worker import Worker
+from routerd.daemon.workers.channel import Notice, encode
+from routerd.daemon.workers.worker import Worker
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Client, Endpoint, Graph, Params, Pattern, Provider, Route, Secret, Step, Target
 from routerd.graph.model import Auth

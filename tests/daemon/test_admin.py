@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from routerd.daemon.events import READERS_MAX, Events, Subscription
+from routerd.daemon.admin.events import READERS_MAX, Events, Subscription
 from routerd.server.admin import admin_app
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from routerd.daemon.cli import main
-from routerd.daemon.report import problem_as_json
+from routerd.daemon.output.report import problem_as_json
 from tests.daemon.fakes import problem
 
 COMMANDS = ["init", "serve", "check", "test", "diff", "fmt", "schema", "explain", "reload", "rollback", "history", "status"]

@@ -9,7 +9,7 @@ import pytest
 
 from routerd.config import diff, load
 from routerd.daemon.cli import main
-from routerd.daemon.generation import pack, unpack
+from routerd.daemon.workers.generation import pack, unpack
 
 OLD = """version: 1
 providers: {demo: {dialect: simulator}}

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, add_config, add_format, command, config_of
-from routerd.daemon.report import is_unreadable, problem_as_json, report
-from routerd.daemon.terminal import paint_for
+from routerd.daemon.output.report import is_unreadable, problem_as_json, report
+from routerd.daemon.output.terminal import paint_for
 from routerd.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from routerd.config import Loaded
-    from routerd.daemon.cases import Result
+    from routerd.daemon.load.cases import Result
 
 __all__ = ["add_check", "add_schema", "add_test", "check", "load_or_report", "schema", "test"]
 
@@ -85,7 +85,7 @@ def add_test(commands: Any) -> None:
 def test(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     """Run the tests; print one line for each, and why it failed."""
     from routerd.config import load
-    from routerd.daemon.cases import run_tests
+    from routerd.daemon.load.cases import run_tests
 
     file = config_of(flags["config"], environ)
     try:
@@ -161,7 +161,7 @@ def _status_of(failed: ConfigError | None) -> int:
 
 
 def _load(file: Path) -> tuple[Loaded | None, ConfigError | None]:
-    from routerd.daemon.load import load_checked
+    from routerd.daemon.load.configuration import load_checked
 
     try:
         return load_checked(file, os.environ), None

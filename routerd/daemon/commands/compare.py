@@ -28,9 +28,9 @@ from routerd.daemon.commands.syntax import (
     complain,
     config_of,
 )
-from routerd.daemon.report import report
+from routerd.daemon.output.report import report
+from routerd.daemon.output.terminal import paint_for
 from routerd.daemon.settings import Address
-from routerd.daemon.terminal import paint_for
 from routerd.errors import Problem
 
 __all__ = ["add_diff", "diff"]

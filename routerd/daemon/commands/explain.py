@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from routerd.daemon.commands.check import load_or_report
 from routerd.daemon.commands.explain_text import render
 from routerd.daemon.commands.syntax import FAILED, FINE, INVALID, add_config, add_format, command, complain, config_of
-from routerd.daemon.terminal import paint_for
+from routerd.daemon.output.terminal import paint_for
 from routerd.errors import RequestError
 
 if TYPE_CHECKING:
-    from routerd.daemon.forecast import Question
+    from routerd.daemon.load.forecast import Question
     from routerd.graph import Client, Graph
 
 __all__ = ["add_explain", "explain", "question_of"]
@@ -67,7 +67,7 @@ def question_of(
     graph: Graph, *, model: str, client: str | None = None, down: Sequence[str] = (), used: Sequence[str] = ()
 ) -> Question:
     """Return the question; LookupError for a name that is not known."""
-    from routerd.daemon.forecast import Question
+    from routerd.daemon.load.forecast import Question
 
     return Question(model=model, client=_client(graph, client), down=_down(graph, down), used=_used(graph, used))
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from routerd.daemon.terminal import Paint
+from routerd.daemon.output.terminal import Paint
 
 Told = Mapping[str, Any]
 _VIA = {

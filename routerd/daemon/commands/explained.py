@@ -11,7 +11,7 @@ from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any
 
-from routerd.daemon.forecast import Question, Stage, refusals
+from routerd.daemon.load.forecast import Question, Stage, refusals
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Route
 from routerd.plan import SESSION, Explanation, HealthView, Origins, Setting, TargetLine, affinity_key

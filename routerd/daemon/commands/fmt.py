@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, command, complain, config_of
-from routerd.daemon.report import report
+from routerd.daemon.output.report import report
 from routerd.errors import ConfigError
 
 __all__ = ["add_fmt", "fmt"]

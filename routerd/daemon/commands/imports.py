@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FINE, INVALID, command, complain
-from routerd.daemon.report import report
+from routerd.daemon.output.report import report
 from routerd.errors import ConfigError
 
 __all__ = ["add_import", "import_"]

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain, count
-from routerd.daemon.report import report
+from routerd.daemon.output.report import report
 from routerd.daemon.settings import Address
 from routerd.errors import Problem
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, command, complain, count
+from routerd.daemon.output.terminal import paint_for
 from routerd.daemon.settings import DEFAULTS, Address, duration_s
-from routerd.daemon.terminal import paint_for
 
 __all__ = ["add_probe", "probe"]
 

@@ -20,7 +20,7 @@ from routerd.daemon.commands.syntax import (
     complain,
     config_of,
 )
-from routerd.daemon.terminal import paint_for
+from routerd.daemon.output.terminal import paint_for
 
 __all__ = ["add_rehearse", "rehearse"]
 

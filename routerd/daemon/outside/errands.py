@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from routerd.daemon.channel import WantToken
 from routerd.daemon.outside.discovery import Discovery
 from routerd.daemon.outside.session import Outside, OutsideFault
 from routerd.daemon.outside.tokens import TokenKeeper
+from routerd.daemon.workers.channel import WantToken
 from routerd.graph import ClientCredentials, Provider
 from routerd.observe import Metrics
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from routerd.config import Kept
-from routerd.daemon.generation import Package
+from routerd.daemon.workers.generation import Package
 
 __all__ = ["KEPT", "Entry", "History"]
 

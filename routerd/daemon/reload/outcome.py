@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from routerd.daemon.generation import NO_WORKER
-from routerd.daemon.report import is_unreadable, problem_as_json
+from routerd.daemon.output.report import is_unreadable, problem_as_json
+from routerd.daemon.workers.generation import NO_WORKER
 from routerd.errors import STAGES, Problem
 
 __all__ = ["RESULTS", "REVERTED", "SHRINK_GUARD", "TRIGGERS", "Outcome"]

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from routerd.config import Kept
-from routerd.daemon.generation import Package, WorkerGone, build_problem, pack, unpack
 from routerd.daemon.reload.guard import emptied, shrunk
 from routerd.daemon.reload.history import Entry, History
 from routerd.daemon.reload.outcome import REVERTED, SHRINK_GUARD, Outcome
 from routerd.daemon.reload.tell import Teller
+from routerd.daemon.workers.generation import Package, WorkerGone, build_problem, pack, unpack
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 

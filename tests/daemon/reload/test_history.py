@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from routerd.daemon.generation import pack, unpack
 from routerd.daemon.reload.history import KEPT, Entry, History
+from routerd.daemon.workers.generation import pack, unpack
 from tests.daemon.fakes import graph
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from routerd.config import Kept
-from routerd.daemon.generation import Package, WorkerGone, build_problem
 from routerd.daemon.reload import RESULTS, TRIGGERS, Outcome, Reloader, Steps, Teller
+from routerd.daemon.workers.generation import Package, WorkerGone, build_problem
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 from routerd.observe import Metrics

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from routerd.daemon.load import load_checked
+from routerd.daemon.load.configuration import load_checked
 from routerd.errors import ConfigError
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, ask, fetch
@@ -30,7 +30,7 @@ Start = Callable[..., Daemon]
 SITE = """
 import importlib, json, pathlib, sys
 FILE = pathlib.Path(__file__).with_name("fault")
-IN_WORKER = "routerd.daemon.worker" in sys.orig_argv
+IN_WORKER = "routerd.daemon.workers.worker" in sys.orig_argv
 STEPS = {steps}
 
 def wrap(step, module, name):
@@ -58,24 +58,24 @@ elif "serve" in sys.orig_argv:
         wrap(step, module, name)
 """
 CONTROL = {
-    "look": ("routerd.daemon.watch", "Watcher.before_load"),
-    "read, parse, check, compile": ("routerd.daemon.load", "load"),
-    "tests": ("routerd.daemon.load", "run_tests"),
+    "look": ("routerd.daemon.reload.watch", "Watcher.before_load"),
+    "read, parse, check, compile": ("routerd.daemon.load.configuration", "load"),
+    "tests": ("routerd.daemon.load.configuration", "run_tests"),
     "gate": ("routerd.daemon.control", "Control._gate"),
     "pack": ("routerd.daemon.reload.queue", "pack"),
     "guard": ("routerd.daemon.reload.queue", "shrunk"),
-    "publish": ("routerd.daemon.crew", "Crew.publish"),
-    "prepare": ("routerd.daemon.crew", "publish"),
-    "send": ("routerd.daemon.crew", "Slot.prepare"),
-    "adopt": ("routerd.daemon.crew", "Crew._adopt"),
+    "publish": ("routerd.daemon.workers.crew", "Crew.publish"),
+    "prepare": ("routerd.daemon.workers.crew", "publish"),
+    "send": ("routerd.daemon.workers.crew", "Slot.prepare"),
+    "adopt": ("routerd.daemon.workers.crew", "Crew._adopt"),
 }
-WORKER = {"assemble": ("routerd.daemon.generation", "Assembly.graph"), "build": ("routerd.server", "Gateway.prepare")}
+WORKER = {"assemble": ("routerd.daemon.workers.generation", "Assembly.graph"), "build": ("routerd.server", "Gateway.prepare")}
 AFTER = {
     "words": ("routerd.config", "diff"),
     "keep": ("routerd.daemon.reload.keep", "write"),
     "errands": ("routerd.daemon.outside", "Errands.follow"),
     "tell": ("routerd.daemon.reload.tell", "Teller._log"),
-    "event": ("routerd.daemon.events", "Events.emit"),
+    "event": ("routerd.daemon.admin.events", "Events.emit"),
 }
 
 

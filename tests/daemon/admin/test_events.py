@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routerd.daemon.events import KINDS, PENDING_MAX, READERS_MAX, RING, Event, Events, Subscription
+from routerd.daemon.admin.events import KINDS, PENDING_MAX, READERS_MAX, RING, Event, Events, Subscription
 
 
 def bus() -> Events:
@@ -60,7 +60,7 @@ async def test_a_slow_reader_loses_its_oldest_and_is_told_how_many() -> None:
 
 
 async def test_a_kind_that_is_none_is_dropped_and_those_of_workers_are_known() -> None:
-    from routerd.daemon.channel import NOTICES
+    from routerd.daemon.workers.channel import NOTICES
 
     events = bus()
     events.emit("anything", {})

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from routerd.daemon.channel import Channel, Stream
 from routerd.daemon.settings import Listeners, Settings
+from routerd.daemon.workers.channel import Channel, Stream
 
 __all__ = ["Processes"]
 
@@ -80,7 +80,7 @@ class Processes:
         }
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "routerd.daemon.worker", json.dumps(told)],
+                [sys.executable, "-P", "-m", "routerd.daemon.workers.worker", json.dumps(told)],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 env=_environment(self._settings.state, self._settings.otel),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from routerd.config import Case, Loaded
-from routerd.daemon.forecast import Forecast, Question, Stage
+from routerd.daemon.load.forecast import Forecast, Question, Stage
 from routerd.errors import Problem
 
 __all__ = ["Result", "run_tests"]

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from routerd.daemon.channel import Ask, Channel, Commit, Tick, encode
+from routerd.daemon.workers.channel import Ask, Channel, Commit, Tick, encode
 from routerd.observe import Snapshot
 
 

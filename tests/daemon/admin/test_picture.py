@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from routerd.config import load
-from routerd.daemon.picture import address, picture
-from routerd.daemon.rates import Rates
+from routerd.daemon.admin.picture import address, picture
+from routerd.daemon.admin.rates import Rates
 from routerd.observe import Snapshot
 
 TEXT = """\

@@ -34,7 +34,7 @@ Notify = Callable[[str, Mapping[str, Any]], None]
 
 
 class Serving(Protocol):
-    """What serves: `daemon.generation.Package` is one."""
+    """What serves: `workers.generation.Package` is one."""
 
     @property
     def providers(self) -> Mapping[str, Provider]: ...

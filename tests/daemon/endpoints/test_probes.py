@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from routerd.daemon.probes import HttpFetch, Probes, Question, load_question, probe_question
+from routerd.daemon.endpoints.probes import HttpFetch, Probes, Question, load_question, probe_question
 from routerd.graph import Auth, ClientCredentials, Endpoint, LoadSource, Probe, Provider, Secret
 from routerd.health import Health
 from routerd.state import Board

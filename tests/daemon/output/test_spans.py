@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routerd.daemon.spans import QUEUE_MAX, Ended, SpanExporter, spans_of
+from routerd.daemon.output.spans import QUEUE_MAX, Ended, SpanExporter, spans_of
 from routerd.messages import AttemptRecord
 from routerd.observe import AccessRecord, Metrics
 

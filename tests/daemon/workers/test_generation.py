@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from routerd.daemon import generation as module
-from routerd.daemon.channel import Committed, Piece, Prepare, Prepared
-from routerd.daemon.generation import ITEMS_A_PIECE, Assembly, Package, WorkerGone, pack, publish
+from routerd.daemon.workers import generation as module
+from routerd.daemon.workers.channel import Committed, Piece, Prepare, Prepared
+from routerd.daemon.workers.generation import ITEMS_A_PIECE, Assembly, Package, WorkerGone, pack, publish
 from routerd.errors import ConfigError
 from routerd.graph import Provider
 from tests.daemon.fakes import graph, problem

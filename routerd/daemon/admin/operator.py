@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
-from routerd.daemon.events import KINDS, Subscription
-from routerd.daemon.picture import picture
-from routerd.daemon.rates import Rates
-from routerd.daemon.report import problem_as_json
+from routerd.daemon.admin.events import KINDS, Subscription
+from routerd.daemon.admin.picture import picture
+from routerd.daemon.admin.rates import Rates
+from routerd.daemon.output.report import problem_as_json
 from routerd.errors import ConfigError, RequestError
 from routerd.ledger import BY, LedgerLost, period_of, usage_answer
 from routerd.observe import merge, render_metrics
 
 if TYPE_CHECKING:
     from routerd.daemon.control import Control
-    from routerd.daemon.crew import Slot
+    from routerd.daemon.workers.crew import Slot
     from routerd.graph import Graph
     from routerd.plan import Origins
 
@@ -118,7 +118,7 @@ class ControlRoom:
     async def diff(self) -> tuple[bool, Mapping[str, Any]]:
         """Say what a reload would change; LookupError when nothing serves yet."""
         from routerd.config import diff
-        from routerd.daemon.load import load_checked
+        from routerd.daemon.load.configuration import load_checked
 
         reloader, config = self._control.reloader, self._control.settings.config
         if reloader.graph is None or reloader.serving is None:

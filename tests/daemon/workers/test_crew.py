@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from routerd.daemon.channel import Prepare
-from routerd.daemon.crew import Crew, StartFailed
-from routerd.daemon.generation import WorkerGone, pack
+from routerd.daemon.workers.channel import Prepare
+from routerd.daemon.workers.crew import Crew, StartFailed
+from routerd.daemon.workers.generation import WorkerGone, pack
 from routerd.errors import ConfigError
 from routerd.observe import Metrics, merge
 from tests.daemon.fakes import Process, graph, until
@@ -141,7 +141,7 @@ async def test_a_worker_that_stands_still_while_building_is_replaced_and_the_edi
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await yard.crew.publish(pack(1, graph("a")))
-    monkeypatch.setattr("routerd.daemon.crew.PUBLISH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("routerd.daemon.workers.crew.PUBLISH_TIMEOUT_S", 0.05)
     yard.processes[0].stream.peer = None  # what control sends is lost
     publishing = asyncio.ensure_future(yard.crew.publish(pack(2, graph("b"))))
     await until(lambda: yard.processes[1].stream.sent[-1] == Prepare(2, "b"))
@@ -155,7 +155,7 @@ async def test_a_worker_that_stands_still_while_building_is_replaced_and_the_edi
 
 async def test_a_slow_build_that_is_not_stuck_ends_no_worker(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     await yard.crew.publish(pack(1, graph("a")))
-    monkeypatch.setattr("routerd.daemon.crew.PUBLISH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("routerd.daemon.workers.crew.PUBLISH_TIMEOUT_S", 0.05)
     yard.processes[0].stream.peer = None
     with pytest.raises(ConfigError) as caught:
         await yard.crew.publish(pack(2, graph("b")))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from routerd.config import Kept
-from routerd.daemon.generation import Package
 from routerd.daemon.reload import Outcome, Reloader, Steps, Teller
 from routerd.daemon.reload.history import Entry
 from routerd.daemon.reload.probation import Count
-from routerd.daemon.trial import Trials
+from routerd.daemon.reload.trial import Trials
+from routerd.daemon.workers.generation import Package
 from routerd.graph import Graph, Probation, Reload
 from routerd.observe import Metrics
 from tests.daemon.fakes import graph

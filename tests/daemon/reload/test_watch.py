@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from routerd.daemon.watch import MISSING, Eyes, Settle, Sign, Watcher, directories, look_at, notifications
+from routerd.daemon.reload.watch import MISSING, Eyes, Settle, Sign, Watcher, directories, look_at, notifications
 
 F = Path("/etc/routerd/routes.yaml")
 
@@ -178,7 +178,7 @@ async def test_same_stat_and_other_content_is_seen_by_the_content_within_a_secon
 ) -> None:
     path = tmp_path / "routes.yaml"
     path.write_text("one")
-    monkeypatch.setattr("routerd.daemon.watch.look_at", lambda path: Sign(identity=(1, 1), state=(1, 1, 3)))
+    monkeypatch.setattr("routerd.daemon.reload.watch.look_at", lambda path: Sign(identity=(1, 1), state=(1, 1, 3)))
     watched = Clocked(path)
     await watched.load(0.0)
     for text in ("two", "six", "ten"):
@@ -302,7 +302,7 @@ async def test_the_watcher_outlives_a_hundred_failing_looks(tmp_path: Path, monk
     watcher = Watcher([path], load, clock=iter(range(10_000)).__next__, failed=failed)
     watcher._eyes = Blind()
     watcher._wake.wait = _at_once  # type: ignore[method-assign]
-    monkeypatch.setattr("routerd.daemon.watch.asyncio.sleep", _at_once)
+    monkeypatch.setattr("routerd.daemon.reload.watch.asyncio.sleep", _at_once)
     with pytest.raises(Stop):
         await watcher.run()
     assert failures == 100
@@ -427,5 +427,5 @@ async def test_a_file_that_goes_and_comes_back_is_told_once_each(tmp_path: Path,
 def test_a_file_that_goes_while_it_is_looked_at_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "routes.yaml"
     path.write_text("a")
-    monkeypatch.setattr("routerd.daemon.watch._content_hash", lambda _: "ENOENT")
+    monkeypatch.setattr("routerd.daemon.reload.watch._content_hash", lambda _: "ENOENT")
     assert Eyes().look([path], content=True) == {path: MISSING}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from routerd.daemon.log import BATCH, QUEUE_MAX, AccessLog, LineWriter, _Json, _pieces, _Text, is_discarded
+from routerd.daemon.output.log import BATCH, QUEUE_MAX, AccessLog, LineWriter, _Json, _pieces, _Text, is_discarded
 from routerd.observe import AccessRecord, Cell
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from routerd.daemon.vitals import Vitals
+from routerd.daemon.endpoints.vitals import Vitals
 from routerd.graph import Breaker, Provider
 from routerd.health import Health
 from routerd.observe import Metrics

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from routerd.daemon.report import is_unreadable, problem_as_json, without_secrets
+from routerd.daemon.output.report import is_unreadable, problem_as_json, without_secrets
 from routerd.errors import Problem
 from tests.daemon.fakes import problem
 

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from routerd.daemon.channel import (
+from routerd.daemon.tasks import Tasks
+from routerd.daemon.workers.channel import (
     Abort,
     Ask,
     Commit,
@@ -31,8 +32,7 @@ from routerd.daemon.channel import (
     WantToken,
     encode,
 )
-from routerd.daemon.generation import BUILD_TIMEOUT, NO_WORKER, Package, WorkerGone, build_problem, publish
-from routerd.daemon.tasks import Tasks
+from routerd.daemon.workers.generation import BUILD_TIMEOUT, NO_WORKER, Package, WorkerGone, build_problem, publish
 from routerd.errors import ConfigError
 from routerd.ledger import Batch
 from routerd.observe import Metrics, Snapshot

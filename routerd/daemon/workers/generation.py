@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from routerd.daemon.channel import Committed, Piece, Prepare, Prepared, decode, encode
+from routerd.daemon.workers.channel import Committed, Piece, Prepare, Prepared, decode, encode
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Credits, Graph, Provider
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from routerd.daemon.terminal import _ROLES, paint_for
+from routerd.daemon.output.terminal import _ROLES, paint_for
 
 
 class Terminal(io.StringIO):

@@ -1,9 +1,9 @@
 """One serving process: a loop around the gateway that does what control says.
 
-`python -m routerd.daemon.worker JSON` is started by control with inherited descriptors: the socket to control, the listening
-socket, the shared counters and board. It builds and swaps generations, reports its series each second, writes access records,
-drains when told. It handles no signal: control decides, and it ends when control ends. It must not import YAML, a schema
-library, watchfiles, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
+`python -m routerd.daemon.workers.worker JSON` is started by control with inherited descriptors: the socket to control, the
+listening socket, the shared counters and board. It builds and swaps generations, reports its series each second, writes
+access records, drains when told. It handles no signal: control decides, and it ends when control ends. It must not import
+YAML, a schema library, watchfiles, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from routerd.daemon import log as logs
-from routerd.daemon.channel import (
+from routerd.daemon.output import log as logs
+from routerd.daemon.tasks import Tasks
+from routerd.daemon.workers.channel import (
     Abort,
     Ask,
     Channel,
@@ -40,15 +41,14 @@ from routerd.daemon.channel import (
     Tick,
     WantToken,
 )
-from routerd.daemon.generation import Assembly, build_problem
-from routerd.daemon.tasks import Tasks
+from routerd.daemon.workers.generation import Assembly, build_problem
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph, Route
 from routerd.ledger import Batch, Outbox
 from routerd.observe import Metrics, Snapshot
 
 if TYPE_CHECKING:
-    from routerd.daemon.spans import SpanExporter
+    from routerd.daemon.output.spans import SpanExporter
     from routerd.server import Remote
 
 __all__ = ["Worker", "main"]
@@ -355,7 +355,7 @@ def _exporter(index: int, metrics: Metrics) -> SpanExporter | None:
     url = os.environ.get("ROUTERD_OTEL", "")
     if not url:
         return None
-    from routerd.daemon.spans import SpanExporter
+    from routerd.daemon.output.spans import SpanExporter
 
     exporter = SpanExporter(url, os.environ, index, metrics)
     exporter.start()

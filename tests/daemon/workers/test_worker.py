@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from routerd.daemon.channel import Abort, Ask, Commit, Committed, Drain, Hello, Prepare, Prepared, Tick
-from routerd.daemon.generation import pack
-from routerd.daemon.worker import Worker
+from routerd.daemon.workers.channel import Abort, Ask, Commit, Committed, Drain, Hello, Prepare, Prepared, Tick
+from routerd.daemon.workers.generation import pack
+from routerd.daemon.workers.worker import Worker
 from routerd.observe import Metrics
 from tests.daemon.fakes import Pipe, Plane, graph, until
 
@@ -129,7 +129,7 @@ async def test_it_ends_when_control_goes_while_it_drains(desk: Desk) -> None:
 def test_a_worker_process_does_not_carry_what_only_control_needs() -> None:
     heavy = ["yaml", "jsonschema", "jsonschema_rs", "watchfiles", "prometheus_client", "routerd.config"]
     program = (
-        "import sys, routerd.daemon.worker, routerd.server, routerd.state\n"
+        "import sys, routerd.daemon.workers.worker, routerd.server, routerd.state\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

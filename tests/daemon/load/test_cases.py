@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from routerd.config import load
-from routerd.daemon.cases import run_tests
-from routerd.daemon.forecast import UNREACHABLE
-from routerd.daemon.load import load_checked
+from routerd.daemon.load.cases import run_tests
+from routerd.daemon.load.configuration import load_checked
+from routerd.daemon.load.forecast import UNREACHABLE
 from routerd.errors import AttemptsExhausted, ConfigError, Delivery, ErrorKind, Problem, UpstreamError
 from routerd.server.http.render import exhausted_reply
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from routerd.config import Kept, Loaded, load
-from routerd.daemon.cases import run_tests
+from routerd.daemon.load.cases import run_tests
 from routerd.errors import ConfigError
 
 __all__ = ["load_checked"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import IO, Any
 
-from routerd.daemon.terminal import paint_for
+from routerd.daemon.output.terminal import paint_for
 from routerd.errors import Problem
 
 __all__ = ["is_unreadable", "problem_as_json", "report", "without_secrets"]
