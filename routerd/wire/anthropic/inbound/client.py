@@ -11,10 +11,10 @@ from typing import Any
 
 from routerd.graph import Params, SystemPrompt
 from routerd.messages import ModelRequest, Usage
-from routerd.wire.anthropic.encoder import MessagesEncoder, answer_to_messages
-from routerd.wire.anthropic.errors import error_body, error_event
-from routerd.wire.anthropic.inbound import parse_count, parse_messages
-from routerd.wire.anthropic.native import NativeMessages, NativeScan, apply_native_params, prepare_counted, prepare_native
+from routerd.wire.anthropic.inbound.encoder import MessagesEncoder, answer_to_messages
+from routerd.wire.anthropic.inbound.errors import error_body, error_event
+from routerd.wire.anthropic.inbound.native import NativeMessages, NativeScan, apply_native_params, prepare_counted, prepare_native
+from routerd.wire.anthropic.inbound.request import parse_count, parse_messages
 from routerd.wire.apart import LARGE_BYTES, set_aside
 from routerd.wire.client import own_error
 from routerd.wire.dialect import Dialect, Scan

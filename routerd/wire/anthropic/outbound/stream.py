@@ -15,11 +15,11 @@ import msgspec
 
 from routerd.errors import ProtocolFault
 from routerd.messages import Usage
-from routerd.wire.anthropic.answer import Block, mend, refusal_of, thinking_detail
-from routerd.wire.anthropic.frames import Frames
+from routerd.wire.anthropic.outbound.answer import Block, mend, refusal_of, thinking_detail
+from routerd.wire.anthropic.outbound.tools import JSON_TOOL
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts
-from routerd.wire.anthropic.tools import JSON_TOOL
 from routerd.wire.dialect import Call
+from routerd.wire.framing import Frames
 from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
 
 __all__ = ["Event", "EventReader", "MessagesScan"]

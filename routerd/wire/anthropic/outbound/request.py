@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from routerd.errors import BadRequest
-from routerd.wire.anthropic.models import Abilities, abilities
-from routerd.wire.anthropic.prompt import Prompt, read_prompt
+from routerd.wire.anthropic.outbound.models import Abilities, abilities
+from routerd.wire.anthropic.outbound.prompt import Prompt, read_prompt
+from routerd.wire.anthropic.outbound.tools import JSON_TOOL, native_schema, read_choice, read_tools, schema_of
 from routerd.wire.anthropic.tokens import MAX_TOKENS
-from routerd.wire.anthropic.tools import JSON_TOOL, native_schema, read_choice, read_tools, schema_of
 from routerd.wire.dialect import Call, Encoded
 from routerd.wire.openai.body import encode_body
 

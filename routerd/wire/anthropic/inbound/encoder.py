@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from routerd.errors import ProtocolFault
-from routerd.wire.anthropic.answer import mend
-from routerd.wire.anthropic.errors import error_event, type_of_event
-from routerd.wire.anthropic.frames import Frames
-from routerd.wire.anthropic.inbound import DETAILS_MARK, FIELD_MARK
+from routerd.wire.anthropic.inbound.errors import error_event, type_of_event
+from routerd.wire.anthropic.inbound.request import DETAILS_MARK, FIELD_MARK
+from routerd.wire.anthropic.outbound.answer import mend
 from routerd.wire.anthropic.tokens import STOP_OF_FINISH
+from routerd.wire.framing import Frames
 from routerd.wire.openai.usage import read_usage
 
 __all__ = ["MessagesEncoder", "answer_to_messages"]

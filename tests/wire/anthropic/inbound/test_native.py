@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from routerd.errors import BadRequest, ErrorKind, ProtocolFault
 from routerd.graph import Clamp, Params, SystemPrompt
 from routerd.messages import Usage
-from routerd.wire.anthropic import (
-    AnthropicDialect,
-    MessagesEncoder,
+from routerd.wire.anthropic import AnthropicDialect
+from routerd.wire.anthropic.inbound.encoder import MessagesEncoder
+from routerd.wire.anthropic.inbound.native import (
     NativeMessages,
     NativeScan,
     apply_native_params,
     decode_native,
     encode_native,
-    parse_messages,
     prepare_native,
 )
+from routerd.wire.anthropic.inbound.request import parse_messages
 from routerd.wire.dialect import Call
 from tests.wire.transcripts import Recorded, load
 

@@ -12,15 +12,11 @@ from hypothesis import strategies as st
 
 from routerd.errors import ProtocolFault
 from routerd.messages import ModelRequest
-from routerd.wire.anthropic import (
-    AnthropicDialect,
-    MessagesClient,
-    MessagesEncoder,
-    NativeScan,
-    answer_to_messages,
-    parse_messages,
-)
-from routerd.wire.anthropic.client import EncodingScan
+from routerd.wire.anthropic import AnthropicDialect, MessagesClient
+from routerd.wire.anthropic.inbound.client import EncodingScan
+from routerd.wire.anthropic.inbound.encoder import MessagesEncoder, answer_to_messages
+from routerd.wire.anthropic.inbound.native import NativeScan
+from routerd.wire.anthropic.inbound.request import parse_messages
 from routerd.wire.dialect import Call, Scan
 from routerd.wire.openai.body import encode_body
 from routerd.wire.openai.relay_scan import DONE, RelayScan

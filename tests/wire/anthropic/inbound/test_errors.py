@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from routerd.wire.anthropic.errors import error_body
+from routerd.wire.anthropic.inbound.errors import error_body
 
 
 @pytest.mark.parametrize(

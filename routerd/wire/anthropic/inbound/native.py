@@ -15,9 +15,9 @@ import msgspec
 
 from routerd.errors import BadRequest, ProtocolFault
 from routerd.graph import Params, SystemPrompt
-from routerd.wire.anthropic.answer import read_message
-from routerd.wire.anthropic.request import DEFAULT_MAX_TOKENS
-from routerd.wire.anthropic.stream import EventReader
+from routerd.wire.anthropic.outbound.answer import read_message
+from routerd.wire.anthropic.outbound.request import DEFAULT_MAX_TOKENS
+from routerd.wire.anthropic.outbound.stream import EventReader
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts, counts_of
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.faults.classify import classify_value

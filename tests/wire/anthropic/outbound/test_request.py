@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from routerd.errors import BadRequest
 from routerd.wire.anthropic import AnthropicDialect
-from routerd.wire.anthropic.models import abilities
-from routerd.wire.anthropic.request import DEFAULT_MAX_TOKENS
+from routerd.wire.anthropic.outbound.models import abilities
+from routerd.wire.anthropic.outbound.request import DEFAULT_MAX_TOKENS
 from routerd.wire.dialect import Call
 from routerd.wire.openai.body import parse_request
 

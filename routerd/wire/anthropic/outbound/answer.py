@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from routerd.errors import ProtocolFault
-from routerd.wire.anthropic.prompt import DETAILS_FORMAT
+from routerd.wire.anthropic.outbound.prompt import DETAILS_FORMAT
+from routerd.wire.anthropic.outbound.tools import JSON_TOOL
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, counts_of
-from routerd.wire.anthropic.tools import JSON_TOOL
 from routerd.wire.dialect import Call
 from routerd.wire.faults.classify import classify_value
 from routerd.wire.foreign import read_json

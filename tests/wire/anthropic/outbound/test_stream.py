@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.messages import Usage
-from routerd.wire.anthropic import AnthropicDialect, MessagesScan
+from routerd.wire.anthropic import AnthropicDialect
+from routerd.wire.anthropic.outbound.stream import MessagesScan
 from routerd.wire.dialect import Call
 from routerd.wire.openai.relay_scan import DONE, RelayScan
 from routerd.wire.sse import MAX_EVENT_BYTES

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from routerd.errors import BadRequest
 from routerd.graph import Params, SystemPrompt
 from routerd.messages import ModelRequest
-from routerd.wire.anthropic import AnthropicDialect, parse_messages
+from routerd.wire.anthropic import AnthropicDialect
+from routerd.wire.anthropic.inbound.request import parse_messages
 from routerd.wire.dialect import Call
 from routerd.wire.openai.body import encode_body, prepare_body
 from tests.wire.transcripts import ROOT
