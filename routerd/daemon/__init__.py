@@ -1,7 +1,7 @@
 """The composition root: processes, reloads, the operator's commands.
 
     cli, commands, settings   what an operator types, and what it is worth (commands: one module each)
-    control, first            the control process: puts the parts together; the first generation
+    serve, first, control     the order of the daemon's life; the first generation; the parts of the control process
     load                      a configuration that may serve: read, checked, compiled, and its own tests run
     reload                    a change of the inputs -> one queue -> load, guard, pack, publish; what is remembered of it
     workers                   the worker processes, the wire to them, and what one does

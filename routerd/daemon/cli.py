@@ -169,7 +169,7 @@ def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
         return complain(f"{settings.config} does not exist; `routerd init` writes one, --config names another", CANNOT_REACH)
     except OSError as exc:
         return complain(f"cannot read {settings.config}: {exc.strerror}; name another file with --config", CANNOT_REACH)
-    from routerd.daemon.control import serve
+    from routerd.daemon.serve import serve
 
     return serve(settings)
 
