@@ -9,6 +9,7 @@ import asyncio
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,11 +22,20 @@ REPO = HERE.parents[1]
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 LOAD_CORE, GATEWAY_CORE = CORES[0], CORES[-1]
+ANY = ",".join(map(str, CORES))  # for what is counted, not timed
 STREAM_BODY = b'{"model":"mock-model","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
 
 
 class Void(Exception):
     """The run does not count: something failed under load."""
+
+
+def tool(name: str, package: str) -> str:
+    """Return the path of a program; Void says which Debian package has it."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise Void(f"{name} is not installed and this needs it: apt-get install {package}")
+    return found
 
 
 class Pinned:
@@ -126,7 +136,18 @@ def _stat(pid: int) -> list[str]:
 
 def wrk(port: int, *, connections: int, seconds: int, model: str = "mock-model") -> Load:
     """Load the port with whole answers by wrk; raise Void if one request failed."""
-    argv = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "--latency"]
+    argv = [
+        "taskset",
+        "-c",
+        str(LOAD_CORE),
+        tool("wrk", "wrk"),
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "60s",
+        "--latency",
+    ]
     argv += ["-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}/v1/chat/completions"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "MODEL": model})
     if done.returncode:
@@ -149,7 +170,7 @@ def wrk(port: int, *, connections: int, seconds: int, model: str = "mock-model")
 def compile_upstream(directory: pathlib.Path) -> pathlib.Path:
     """Build the mock upstream."""
     out = directory / "upstream"
-    subprocess.run(["cc", "-O2", "-o", str(out), str(HERE / "upstream.c")], check=True)
+    subprocess.run([tool("cc", "gcc"), "-O2", "-o", str(out), str(HERE / "upstream.c")], check=True)
     return out
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -14,9 +13,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bench import rig, run
-
-needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the mock upstream")
-needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 
 
 @pytest.fixture
@@ -35,7 +31,6 @@ def post(port: int, body: dict[str, object]) -> bytes:
         return bytes(answer.read())
 
 
-@needs_cc
 def test_the_mock_answers_whole_and_streamed_with_usage_when_asked(mock: tuple[int, rig.Pinned]) -> None:
     port = mock[0]
     assert json.loads(post(port, {"model": "m"}))["usage"]["completion_tokens"] == 4
@@ -46,15 +41,12 @@ def test_the_mock_answers_whole_and_streamed_with_usage_when_asked(mock: tuple[i
     assert asked.count(b"data: ") == 4 + 3
 
 
-@needs_cc
 async def test_streams_are_held_to_their_end_and_memory_is_read_meanwhile(mock: tuple[int, rig.Pinned]) -> None:
     port, process = mock
     total, largest = await rig.streams(port, 50, process.pid)
     assert 0 < largest <= total < 100
 
 
-@needs_cc
-@needs_wrk
 def test_wrk_counts_requests_and_their_cpu_is_seen(mock: tuple[int, rig.Pinned]) -> None:
     port, process = mock
     before_s = rig.cpu_s(rig.tree(process.pid))
@@ -64,7 +56,6 @@ def test_wrk_counts_requests_and_their_cpu_is_seen(mock: tuple[int, rig.Pinned])
     assert rig.cpu_s(rig.tree(process.pid)) >= before_s
 
 
-@needs_wrk
 def test_a_failed_request_voids_the_run() -> None:
     with pytest.raises(rig.Void):
         rig.wrk(rig.free_port(), connections=1, seconds=1)
@@ -94,8 +85,6 @@ def test_the_table_has_one_line_a_gateway() -> None:
     assert lines[2].endswith("a failed request")
 
 
-@needs_cc
-@needs_wrk
 def test_one_command_measures_routerd_and_writes_json(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "figures.json"
     argv = [

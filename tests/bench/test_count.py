@@ -1,0 +1,77 @@
+"""No change makes a request or a chunk dearer unseen: counts of every case stay below their ceilings (counts.json)."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+
+import pytest
+
+from tests.bench import count as command
+from tests.bench.counting import ceilings
+from tests.bench.counting.meters import count, profile
+from tests.bench.counting.stage import CASES, Case
+from tests.bench.counting.syscalls import syscall_figures, syscalls
+
+
+def hold(name: str, figures: dict[str, float]) -> None:
+    """Fail for what passes its ceiling; ask for a lower one where there is room for a regress."""
+    known = ceilings.read()[name]
+    worse = ceilings.over(figures, known)
+    where = f"`tests/bench/count.py {name!r} --where 30` shows where"
+    assert not worse, "\n".join([f"{name} costs more than before; {where}:", *worse])
+    for line in ceilings.lower(figures, known):
+        warnings.warn(f"{name} costs less than its ceiling: keep the gain by tests/bench/count.py --write ({line})", stacklevel=2)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_case_costs_more_than_its_ceiling(name: str) -> None:
+    hold(name, count(CASES[name]))
+
+
+def test_a_worker_makes_no_more_system_calls_than_before(tmp_path: pathlib.Path) -> None:
+    for name, figures in syscall_figures(syscalls(tmp_path)).items():
+        hold(name, figures)
+
+
+def test_no_task_wakes_and_no_timer_is_made_for_a_chunk() -> None:
+    for name, case in CASES.items():
+        if case.what == "chunk":
+            known = ceilings.read()[name]
+            assert (known["task_steps"], known["tasks"], known["futures"], known["timers"]) == (0, 0, 0, 0), name
+
+
+def test_ten_thousand_models_cost_no_more_than_one() -> None:
+    one, many = ceilings.read()["unary"], ceilings.read()["unary, 10,000 models"]
+    assert many["bytecodes"] <= one["bytecodes"] + 1
+    assert many["calls"] <= one["calls"] + 1
+
+
+def test_nothing_grows_with_the_requests() -> None:
+    assert all(known.get("blocks_kept", 0.0) <= 0.5 for known in ceilings.read().values())
+
+
+def test_counting_twice_counts_the_same() -> None:
+    once, again = count(Case()), count(Case())
+    for name in ("bytecodes", "calls", "task_steps", "callbacks", "writes"):
+        assert once[name] == pytest.approx(again[name], rel=0.002), name
+
+
+def test_the_dearest_functions_are_named() -> None:
+    functions = profile(Case(what="chunk"))
+    assert any("relay.py" in where for _, where in functions)
+    assert functions == sorted(functions, key=lambda one: -one[0])
+
+
+def test_a_figure_beyond_the_margin_is_told_and_a_gain_asks_for_a_lower_ceiling() -> None:
+    known = {"bytecodes": 1000.0, "task_steps": 4.0}
+    assert not ceilings.over({"bytecodes": 1020.0, "task_steps": 4.0}, known)
+    assert len(ceilings.over({"bytecodes": 1300.0, "task_steps": 5.0}, known)) == 2
+    assert ceilings.lower({"bytecodes": 900.0, "task_steps": 4.0}, known) == ["bytecodes: 900, the ceiling is 1000"]
+
+
+def test_a_case_is_asked_for_by_its_name_or_its_beginning() -> None:
+    assert command.chosen(["chunk"]) == ["chunk"]
+    assert command.chosen(["chunk from"]) == ["chunk from anthropic", "chunk from gemini", "chunk from ollama"]
+    with pytest.raises(SystemExit, match="no case is called"):
+        command.chosen(["nothing"])
