@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from routerd.config import load
-from routerd.daemon.log import AccessLog, LineWriter
+from routerd.daemon.output.log import AccessLog, LineWriter
 from routerd.graph import Graph
 from routerd.health import Health
 from routerd.ledger import Outbox
