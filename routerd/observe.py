@@ -33,6 +33,7 @@ __all__ = [
     "format_json",
     "format_text",
     "merge",
+    "process_values",
     "render_metrics",
 ]
 
@@ -131,6 +132,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "routerd_event_loop_lag_seconds": Family(
             "histogram", "How late a timer of the worker's event loop fires.", ("worker",), _LAG_S
         ),
+        "routerd_build_info": Family("gauge", "1 for the version that runs, and its Python.", ("version", "python")),
+        "process_resident_memory_bytes": Family("gauge", "Resident memory of control and of each worker.", ("process",)),
+        "process_virtual_memory_bytes": Family("gauge", "Virtual memory of control and of each worker.", ("process",)),
+        "process_cpu_seconds_total": Family("counter", "CPU time, user and system; a restarted worker goes on.", ("process",)),
+        "process_open_fds": Family("gauge", "Open files and sockets.", ("process",)),
+        "process_max_fds": Family("gauge", "Most files and sockets that may be open.", ("process",)),
+        "process_start_time_seconds": Family("gauge", "When the process was started, in seconds since 1970.", ("process",)),
         "routerd_ledger_written_total": Family("counter", "Entries written to the ledger."),
         "routerd_ledger_dropped_total": Family("counter", "Entries lost: too many waited, or the daemon ended meanwhile."),
         "routerd_ledger_pending": Family("gauge", "Entries that wait to be written to the ledger."),
@@ -327,6 +335,14 @@ def render_metrics(live: Iterable[Snapshot], retired: Snapshot | None = None) ->
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Totals())
     return generate_latest(registry)
+
+
+def process_values(pid: int) -> dict[str, float]:
+    """Return the `process_*` values of one process of this machine, those that /proc tells; empty when it is gone."""
+    from prometheus_client import ProcessCollector
+
+    collected = ProcessCollector(pid=lambda: pid, registry=None).collect()
+    return {sample.name: sample.value for family in collected for sample in family.samples}
 
 
 def _families_of(total: Snapshot) -> Iterator[Metric]:

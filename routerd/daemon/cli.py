@@ -108,7 +108,7 @@ def _add_serve(commands: Any) -> None:
 
 def _add_reload(commands: Any) -> None:
     reload = command(
-        commands, "reload", "have the daemon read its configuration again", "routerd reload --wait --admin 127.0.0.1:9090"
+        commands, "reload", "have the daemon read its configuration again", "routerd reload --wait --admin 127.0.0.1:8079"
     )
     reload.add_argument("--wait", action="store_true", help="return when every worker serves it, one being restarted too")
     reload.add_argument("--allow-removal", action="store_true", help="even if most models or providers go")
@@ -136,7 +136,7 @@ def _add_status(commands: Any) -> None:
 
 def _add_drain(commands: Any) -> None:
     for what, meaning in DRAINS:
-        drain = command(commands, what, meaning, f"routerd {what} gpu-a --admin 127.0.0.1:9090", failed="no such endpoint")
+        drain = command(commands, what, meaning, f"routerd {what} gpu-a --admin 127.0.0.1:8079", failed="no such endpoint")
         drain.add_argument("endpoint", metavar="NAME", help="an endpoint, or a provider that has only one")
         add_admin(drain)
 

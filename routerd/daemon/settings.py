@@ -22,7 +22,7 @@ __all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "address_of", "bind",
 DEFAULTS: Mapping[str, str] = {
     "config": "routes.yaml",
     "listen": "127.0.0.1:8080",
-    "admin": "127.0.0.1:9090",
+    "admin": "127.0.0.1:8079",  # beside 8080; not 9090, where Prometheus takes a `POST /-/reload` as well
     "workers": "1",
     "state_dir": "",
     "open": "",

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp_sse import sse_response
 
+from routerd import VERSION_HEADER, __version__
 from routerd.server.ui import page
 
 __all__ = ["Happening", "Operator", "Reading", "admin_app"]
@@ -108,6 +109,7 @@ def admin_app(operator: Operator) -> web.Application:
     """Return the application; every path stands here."""
     pages = _Pages(operator)
     app = web.Application(client_max_size=64 * 1024, middlewares=[_plain_errors])
+    app.on_response_prepare.append(_signed)
     app.router.add_get("/", pages.index)
     app.router.add_get("/metrics", pages.metrics)
     app.router.add_get("/-/live", pages.live)
@@ -273,6 +275,11 @@ def _foreign(headers: Mapping[str, str]) -> str:
     if content_type in FORM_TYPES:
         return f"content type {content_type} is refused; send none, or application/json"
     return ""
+
+
+async def _signed(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers[VERSION_HEADER] = __version__
+    response.headers["server"] = "routerd"
 
 
 @web.middleware

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from routerd import __version__
 from routerd.daemon.admin.events import READERS_MAX, Events, Subscription
 from routerd.server.admin import admin_app
 
@@ -87,6 +88,13 @@ async def test_the_front_page_lists_every_page(admin) -> None:  # type: ignore[n
     text = await (await client.get("/")).text()
     for resource in client.server.app.router.resources():
         assert resource.canonical in text
+
+
+@pytest.mark.parametrize("path", ["/-/live", "/metrics", "/events", "/nothing"])
+async def test_every_answer_says_whose_it_is(admin, path: str) -> None:  # type: ignore[no-untyped-def]
+    _, client = admin
+    async with client.get(path) as answer:
+        assert (answer.headers["x-routerd-version"], answer.headers["server"]) == (__version__, "routerd")
 
 
 async def test_live_says_so_even_when_not_ready(admin) -> None:  # type: ignore[no-untyped-def]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from routerd import VERSION_HEADER
 from routerd.daemon.cli import main
 from routerd.daemon.output.report import problem_as_json
 from tests.daemon.fakes import problem
@@ -107,13 +108,18 @@ class Admin(http.server.BaseHTTPRequestHandler):
     """A scripted admin listener: one list of (status, body) a path, the last one repeats."""
 
     script: ClassVar[dict[str, list[tuple[int, Any]]]] = {}
+    says_routerd: ClassVar[bool] = True
+    asked: ClassVar[list[str]] = []
 
     def _answer(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
         answers = self.script[self.path]
         status, body = answers.pop(0) if len(answers) > 1 else answers[0]
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(text)))
+        if self.says_routerd:
+            self.send_header(VERSION_HEADER, "1")
         self.end_headers()
         self.wfile.write(text)
 
@@ -127,7 +133,7 @@ class Admin(http.server.BaseHTTPRequestHandler):
 def admin() -> Iterator[tuple[str, dict[str, list[tuple[int, Any]]]]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Admin)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    Admin.script = {}
+    Admin.script, Admin.says_routerd, Admin.asked = {"/-/live": [(200, b"live")]}, True, []
     yield f"127.0.0.1:{server.server_port}", Admin.script
     server.shutdown()
     server.server_close()
@@ -224,9 +230,21 @@ def test_status_is_1_when_the_files_differ_from_what_serves(admin: Any, capsys: 
     assert json.loads(capsys.readouterr().out)["generation"] == 2
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"error": {"message": "There is no GET here", "type": "x"}}'])
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"generation": 3}'])
 def test_something_else_at_the_admin_address_is_exit_3(admin: Any, body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     where, script = admin
+    Admin.says_routerd = False
     script["/-/status"] = [(200, body)]
     assert main(["status", "--admin", where]) == 3
     assert "not the admin listener" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["reload"], ["rollback", "3"], ["drain", "gpu"], ["undrain", "gpu"], ["diff"]])
+def test_an_order_is_given_to_nobody_but_routerd(admin: Any, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Prometheus has a `POST /-/reload`, too."""
+    where, script = admin
+    Admin.says_routerd = False
+    script["/-/live"] = [(404, b"404 page not found")]
+    assert main([*argv, "--admin", where]) == 3
+    assert "not the admin listener" in capsys.readouterr().err
+    assert Admin.asked == ["GET /-/live"]

@@ -113,7 +113,7 @@ def test_the_variables_find_their_values(seen: Prometheus) -> None:
 def test_every_rule_is_evaluated_without_an_error(seen: Prometheus) -> None:
     seen.wait("job:routerd_event_loop_lag_seconds:p99_5m")
     rules = [rule for group in seen.get("rules")["groups"] for rule in group["rules"]]
-    assert len(rules) == 32
+    assert len(rules) == 33
     assert [rule for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from routerd.daemon.settings import DEFAULTS
 from tests.support.daemon import ROUTERD
 from tests.support.process import clean_environ
 from tests.support.prometheus import promtool
@@ -48,6 +49,23 @@ def valid(routes: pathlib.Path) -> None:
     keys = dict.fromkeys(re.findall(r"\$\{(\w+)\}", routes.read_text()), "sk-test-0123456789")
     done = subprocess.run([*ROUTERD, "check", str(routes)], env=clean_environ(keys), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ADMIN_PORTS = {
+    "Dockerfile": "ROUTERD_ADMIN=127.0.0.1:{}",
+    "compose/compose.yaml": "ROUTERD_ADMIN: 0.0.0.0:{}",
+    "compose/prometheus.yml": '"routerd:{}"',
+    "kubernetes/deployment.yaml": "{{name: admin, containerPort: {}}}",
+    "routerd.service": "--admin 127.0.0.1:{} ",
+}
+
+
+@pytest.mark.parametrize("file", ADMIN_PORTS)
+def test_the_admin_port_is_the_default_one_everywhere(file: str) -> None:
+    """It is written out in each file that an operator copies."""
+    port = DEFAULTS["admin"].rpartition(":")[2]
+    assert ADMIN_PORTS[file].format(port) in (DEPLOY / file).read_text()
+    assert port != "9090"  # where Prometheus takes a `POST /-/reload` as well
 
 
 # ── the image ──

@@ -42,10 +42,10 @@ def test_an_alert_fires_in_a_story(rule: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rule", ALERTS + RECORDED, ids=lambda rule: str(rule.get("alert") or rule.get("record")))
 def test_a_rule_asks_for_metrics_and_labels_that_exist(rule: dict[str, Any]) -> None:
     recorded = {other["record"] for other in RECORDED}
-    names = set(re.findall(r"(?<![:\w])(?:(?:\w+:)?(?:routerd|gen_ai)_\w+(?::\w+)?)", rule["expr"]))
+    names = set(re.findall(r"(?<![:\w])(?:(?:\w+:)?(?:routerd|gen_ai|process)_\w+(?::\w+)?)", rule["expr"]))
     for name in names - recorded:
         family = name if name in FAMILIES else re.sub(r"_(bucket|count|sum)$", "", name)
         assert family in FAMILIES, name
-    for name, matchers in re.findall(r"(routerd_\w+)\{([^}]*)\}", rule["expr"]):
+    for name, matchers in re.findall(r"((?:routerd|process)_\w+)\{([^}]*)\}", rule["expr"]):
         for label in re.findall(r"(\w+)=", matchers):
             assert label in FAMILIES[name].labels, (name, label)

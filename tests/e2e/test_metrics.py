@@ -108,6 +108,8 @@ async def test_no_name_that_a_client_makes_up_is_a_series(daemon: Start, upstrea
     assert numbers["routerd_budget_used_ratio"] == numbers["routerd_budget_rejections_total"] == 1
     assert numbers["gen_ai_server_time_to_first_token_seconds"] == 3
     assert numbers["routerd_inflight_requests"] == 2
+    assert numbers["process_resident_memory_bytes"] == numbers["process_open_fds"] == 2  # control and its worker
+    assert numbers["routerd_build_info"] == 1
     values = {pair for sets in again.values() for labels in sets for pair in re.findall(r'\w+="(?:[^"\\]|\\.)*"', labels)}
     assert not [pair for pair in values if any(name and json.dumps(name)[1:-1] in pair for name in HOSTILE[:5])]
 
@@ -172,6 +174,9 @@ async def test_a_scrape_covers_all_workers_and_never_goes_back(daemon: Start, up
     served = Counter(request.header("x-request-id") for request in upstream.requests)
     assert 0.8 * len(served) <= highest[ok] <= len(served)  # what a killed worker had not told yet is lost, at most
     assert highest['routerd_worker_restarts_total{worker="0"}'] == 2
+    assert {series for series in highest if series.startswith("process_cpu")} == {
+        f'process_cpu_seconds_total{{process="{name}"}}' for name in ("control", "worker-0", "worker-1")
+    }
 
 
 def kind_of(series: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from routerd import __version__
 from routerd.daemon.admin.events import KINDS, Subscription
+from routerd.daemon.admin.footprint import Footprint
 from routerd.daemon.admin.picture import picture
 from routerd.daemon.admin.rates import Rates
 from routerd.daemon.output.report import problem_as_json
@@ -39,6 +40,7 @@ class ControlRoom:
         self._control = control
         self._started_s = time.monotonic()
         self._rates = Rates(time.monotonic)
+        self._footprint = Footprint()
         self._pictured: tuple[int, Mapping[str, Any]] = (0, {})
         self._origins: tuple[int, Origins] = (0, {})
 
@@ -94,7 +96,9 @@ class ControlRoom:
         own = control.metrics.snapshot()
         for number, inflight in control.crew.inflight().items():
             own.values[("routerd_config_generation_inflight", (str(number),))] = inflight
-        total = merge([own, *snapshots], control.crew.retired)
+        pids = [(slot.index, slot.pid) for slot in control.crew.slots]
+        footprint = await asyncio.to_thread(self._footprint.look, pids)
+        total = merge([own, footprint, *snapshots], control.crew.retired)
         return await asyncio.to_thread(render_metrics, [total])
 
     def drain_endpoint(self, name: str, drained: bool) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from routerd import VERSION_HEADER
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, complain, count
 from routerd.daemon.output.report import report
 from routerd.daemon.settings import Address
@@ -19,7 +20,7 @@ from routerd.errors import Problem
 __all__ = ["ask", "drain", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
-NOT_ADMIN = "what answers at {} is not the admin listener of routerd; is this its --admin address?"
+NOT_ADMIN = "what answers at {} is not the admin listener of routerd; `serve` says its address, tell it with --admin"
 
 
 def reload(admin: Address, *, wait: bool, allow_removal: bool) -> int:
@@ -145,15 +146,20 @@ def _notes(told: Mapping[str, Any]) -> list[str]:
 
 
 def ask(admin: Address, method: str, path: str) -> tuple[int, Any]:
-    """Return status and decoded answer; (exit status, None) when nobody sensible answers."""
+    """Return status and decoded answer; (exit status, None) when nobody sensible answers.
+
+    Others have a `POST /-/reload`, too, Prometheus for one: an order is given only to what has said that it is routerd.
+    """
     connection = http.client.HTTPConnection(admin.host, admin.port, timeout=RELOAD_TIMEOUT_S)
     try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        if isinstance(answer, dict) and not isinstance(answer.get("error"), dict):  # such an error is that of an API for models
-            return response.status, answer
-        return complain(NOT_ADMIN.format(admin), CANNOT_REACH), None
+        for step in (("GET", "/-/live"), (method, path)) if method != "GET" else ((method, path),):
+            connection.request(*step)
+            response = connection.getresponse()
+            text = response.read()
+            if response.headers[VERSION_HEADER] is None:
+                return complain(NOT_ADMIN.format(admin), CANNOT_REACH), None
+        answer = json.loads(text)
+        return (response.status, answer) if isinstance(answer, dict) else (complain(NOT_ADMIN.format(admin), CANNOT_REACH), None)
     except TimeoutError:
         return complain(f"{admin} did not answer within {RELOAD_TIMEOUT_S:g} s", CANNOT_REACH), None
     except OSError as exc:
