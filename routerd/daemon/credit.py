@@ -45,10 +45,10 @@ class CreditOffice:
                 await self._crew.collect(COLLECT_S)
                 await ledger.flush(FLUSH_S)
         for name, one in fresh.items():
-            charge = credit_charge(name, one, shadow=True)
+            charge = credit_charge(name, one)
             used = await self._used(name, one)
             if used:
-                self._counters.take((charge,), (used,), time.monotonic())
+                self._counters.count(charge, used, time.monotonic())
             self._granted.add(charge.key)
 
     def serve(self, credits: Mapping[str, Credits]) -> None:

@@ -65,7 +65,8 @@ class EndpointState:
         self._column = HEAD_WORDS + COLUMN_WORDS * max(worker, 0)
         self._inflights = words[HEAD_WORDS::COLUMN_WORDS]
         self._lock = lock
-        self._bucket = self._column + BUCKETS_FROM
+        first = self._column + BUCKETS_FROM  # a worker goes on where one of the same number ended
+        self._bucket = max(range(first, first + BUCKETS * BUCKET_WORDS, BUCKET_WORDS), key=words.__getitem__)
         self.slow_start_s = 0.0
         self.configure(Breaker(), 0.0)
 

@@ -50,10 +50,10 @@ NOTHING = Need()
 
 
 class Settling(Protocol):
-    """What a lease asks of counters. A handle names what one take of one charge left behind."""
+    """What a lease asks of counters. A handle names what one take of one charge left behind; what it holds is theirs alone."""
 
     def settle(self, charge: Charge, handle: tuple[int, int], taken: int, used: int, now_s: float, /) -> None:
-        """Correct what a windowed take counted."""
+        """Correct what a windowed take counted, or say that it stays: `taken` and `used` are the same. Once for each take."""
 
     def free(self, charge: Charge, handle: tuple[int, int], amount: int, /) -> None:
         """Give back what a concurrency take holds."""
@@ -74,9 +74,10 @@ class Counters(Settling, Protocol):
 
 
 class Lease:
-    """What one reservation holds. Settle once with real usage, release whatever happens; both are idempotent, in any order.
+    """What one reservation holds. Settle once with real usage, then release, whatever happens; both are idempotent.
 
-    `freed` is called when concurrency was given back: somebody may wait for it.
+    What is not settled by the release stays counted as estimated. `freed` is called when concurrency was given back: somebody
+    may wait for it.
     """
 
     __slots__ = ("_amounts", "_counters", "_released", "_settled", "bill", "freed", "taken")
@@ -85,7 +86,7 @@ class Lease:
         self._counters = counters
         self._amounts = amounts
         self._settled = not bill.settled
-        self._released = not bill.held
+        self._released = not bill.held and not bill.settled
         self.bill = bill
         self.taken = taken
         self.freed: Callable[[], None] | None = None
@@ -100,33 +101,38 @@ class Lease:
             amount = used[bill.picks[i] - 1]
             self._counters.settle(bill.charges[i], handles[i], self._amounts[i], amount if amount > 0 else 0, now_s)
 
-    def release(self, now_s: float) -> None:  # noqa: ARG002 - says when, beside settle
-        """Give concurrency back. Tokens that nobody settled stay counted as estimated."""
+    def release(self, now_s: float) -> None:
+        """Give concurrency back; there is nothing to be settled any more."""
         if self._released:
             return
         self._released = True
-        for i in self.bill.held:
-            self._counters.free(self.bill.charges[i], self.taken.handles[i], 1)
-        if self.freed is not None:
+        bill, handles = self.bill, self.taken.handles
+        if not self._settled:
+            self._settled = True
+            for i in bill.settled:
+                self._counters.settle(bill.charges[i], handles[i], self._amounts[i], self._amounts[i], now_s)
+        for i in bill.held:
+            self._counters.free(bill.charges[i], handles[i], 1)
+        if bill.held and self.freed is not None:
             self.freed()
 
 
 def reserve(counters: Counters, bill: Bill, need: Need, now_s: float) -> Lease:
     """Take every charge or none; raise BudgetExceeded for the one that makes the request wait longest."""
-    if bill.fixed is not None:
-        amounts: Sequence[int] = bill.fixed
-        taken = counters.take(bill.charges, amounts, now_s)
-        if taken.refused < 0:
-            return Lease(counters, bill, amounts, taken)
-    else:
-        amounts = amounts_of(bill, need)
-        taken = counters.take(bill.charges, amounts, now_s)
-    return admit(counters, bill, amounts, taken)
+    amounts = bill.fixed or amounts_of(bill, need)
+    taken = counters.take(bill.charges, amounts, now_s)
+    return Lease(counters, bill, amounts, taken) if taken.refused < 0 else admit(counters, bill, amounts, taken)
 
 
 def amounts_of(bill: Bill, need: Need) -> Sequence[int]:
     """Return what each charge of the bill takes."""
-    return bill.fixed or [(1, need.tokens, need.nano_usd)[pick] for pick in bill.picks]
+    if bill.fixed is not None:
+        return bill.fixed
+    picks = bill.picks
+    if len(picks) == 1:
+        return (need[picks[0] - 1],)
+    given = (1, *need)
+    return [given[pick] for pick in picks]
 
 
 def admit(counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) -> Lease:

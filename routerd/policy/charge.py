@@ -40,6 +40,7 @@ class Charge:
     calendar: str = field(init=False, repr=False, compare=False)
     drain_s: float = field(init=False, repr=False, compare=False)
     enforced: bool = field(init=False, repr=False, compare=False)
+    settled: bool = field(init=False, repr=False, compare=False)  # reserved by an estimate
 
     def __post_init__(self) -> None:
         budget = self.budget
@@ -54,6 +55,7 @@ class Charge:
         object.__setattr__(self, "calendar", budget.calendar if windowed else "")
         object.__setattr__(self, "drain_s", budget.burst * budget.window_s / budget.limit if self.pace else 0.0)
         object.__setattr__(self, "enforced", not budget.shadow)
+        object.__setattr__(self, "settled", budget.kind in _PICKS)
 
 
 class Bill:
@@ -97,12 +99,10 @@ def charges(graph: Graph, *, client: Client | None, route: Route, captured_model
     return (*found, credit_charge(client.name, client.credits))
 
 
-def credit_charge(client: str, credits: Credits, *, shadow: bool = False) -> Charge:
-    """Return the charge of a client's credits: a budget that never begins anew. `shadow`: to count what was used already."""
-    kind, since = credits.kind, credits.since
-    return Charge(
-        Budget(name=CREDITS, kind=kind, limit=credits.limit, calendar=EVER, since=since, scope="client", shadow=shadow), client
-    )
+def credit_charge(client: str, credits: Credits) -> Charge:
+    """Return the charge of a client's credits: a budget that never begins anew."""
+    kind, limit, since = credits.kind, credits.limit, credits.since
+    return Charge(Budget(name=CREDITS, kind=kind, limit=limit, calendar=EVER, since=since, scope="client"), client)
 
 
 def provider_charges(

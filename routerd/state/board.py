@@ -2,10 +2,11 @@
 
 A slot is a head, which any process may write, and a column for each worker, which only that worker writes: counting takes no
 lock. What the words mean is the business of `health`; known here are the key, the moment when an endpoint left the configuration
-(0: it is in it), and that the first word of a column is what its worker holds, so that a dead worker's column can be emptied.
-Control owns the memory, so it survives every worker. Changes of more than one word are made under the one lock (a POSIX record
-lock: the kernel releases it when its process dies; one thread a process uses a board). They are rare: a breaker that opens, a
-cooldown, a reload. A full board gives private memory: such an endpoint is known to each worker for itself, as before.
+(0: it is in it), and that the first word of a column is what its worker holds: a dead worker holds nothing, while what it had
+counted in the rest stays for its successor. Control owns the memory, so it survives every worker. Changes of more than one word
+are made under the one lock (a POSIX record lock: the kernel releases it when its process dies; one thread a process uses a
+board). They are rare: a breaker that opens, a cooldown, a reload. A full board gives private memory: such an endpoint is known to
+each worker for itself, as before.
 """
 
 from __future__ import annotations
@@ -103,13 +104,13 @@ class Board:
             fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, 0)
 
     def drop_worker(self, worker: int) -> int:
-        """Empty the columns of a dead worker; return what it held. Call it before its successor starts under the same number."""
+        """Have a dead worker hold nothing; return what it held. Call it before its successor starts under the same number."""
         held = 0
         for base in self._bases():
-            if self._words[base]:
-                column = base + HEAD_WORDS + COLUMN_WORDS * worker
+            column = base + HEAD_WORDS + COLUMN_WORDS * worker
+            if self._words[base] and self._words[column]:
                 held += self._words[column]
-                self._clear(column, column + COLUMN_WORDS)
+                self._words[column] = 0
         return held
 
     def _bases(self, start: int = 0) -> Iterator[int]:

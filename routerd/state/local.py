@@ -1,15 +1,17 @@
 """Counters shared by the processes of one host, without a service: exact over N workers.
 
-What is stored is only what was used; the limit comes with each call, so a changed limit applies at once: what remains is
-max(0, limit - used). A charge is counted in a bucket that drains, in a calendar window, in a sliding window (modules `pace`,
-`calendar`, `window`), or is held until it is given back, in a column of the worker's own, so that `drop_worker` can return what a
-dead worker held. Calendar windows follow the wall clock, all else the monotonic one that callers pass in.
+What is stored is only what was used; the limit comes with each call, so a changed limit applies at once: what remains is max(0,
+limit - used). A charge is counted in a bucket that drains, in a calendar window, in a sliding window (modules `pace`, `calendar`,
+`window`), or is held until it is given back, in a column of the worker's own. What is reserved by an estimate has a record
+(`journal`) until it is settled. So `drop_worker` returns all that a dead worker held and had reserved. Calendar windows follow
+the wall clock, all else the monotonic one that callers pass in.
 A full table lets a charge pass uncounted (its handle names slot 0) and counts that in `overflows`: keys come from the
 configuration, so a table that is too small is the operator's mistake, and must not refuse the traffic of everybody else.
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -17,8 +19,9 @@ from typing import Protocol
 from routerd.messages import Taken
 from routerd.state import calendar, pace, window
 from routerd.state.calendar import CALENDAR
+from routerd.state.journal import Journal
 from routerd.state.pace import PACED, PARTS
-from routerd.state.table import DATA, DIRTY, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
+from routerd.state.table import BUCKETS, DATA, DIRTY, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
 
 SLOTS = 16384
 WORKERS = 33  # columns that fit where a window has its buckets: more workers cost memory a slot
@@ -26,6 +29,7 @@ HELD_RETRY_S = 1.0  # nobody knows when a running request ends
 MOST = 1 << 62  # shadow mode may fill a bucket without end; a word holds no more
 TRIES = 8  # a slot may be taken over between finding and locking it, only in a full table
 _UNCOUNTED = ((0, 0),)
+_SLOT = struct.Struct("=16s4q")  # the first words of a slot: its key, WIDTH, HEAD, TOTAL, DIRTY
 _make = tuple.__new__  # a NamedTuple without its slow way in
 
 
@@ -33,7 +37,7 @@ class Meter(Protocol):
     """What is counted: a 16-byte digest of the identity, and the limit and window as the configuration has them now.
 
     `drain_s` > 0: a bucket of `limit` that drains in so long; else `calendar` (hour | day | week | month), else `window_s` > 0,
-    else held. Not `enforced`: counted whatever the limit.
+    else held. Not `enforced`: counted whatever the limit. `settled`: taken by an estimate, which `settle` corrects or keeps.
     """
 
     @property
@@ -54,18 +58,23 @@ class Meter(Protocol):
     @property
     def enforced(self) -> bool: ...
 
+    @property
+    def settled(self) -> bool: ...
+
 
 class LocalCounters:
     """The counters as one worker sees them. One thread; any number of processes."""
 
-    __slots__ = ("_periods", "_table", "_unix", "_widths", "_words", "_worker")
+    __slots__ = ("_journal", "_locks", "_periods", "_table", "_unix", "_widths", "_words", "_worker")
 
     def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time) -> None:
         if not 0 <= worker < table.workers:
             raise ValueError(f"worker {worker} of {table.workers}")
         self._table = table
         self._words = table.words
+        self._locks = table.workers > 1
         self._worker = worker
+        self._journal = Journal(table, worker)
         self._unix = unix
         self._widths: dict[float, int] = {}
         self._periods: dict[str, tuple[int, int]] = {}
@@ -101,7 +110,8 @@ class LocalCounters:
         """Take all amounts or none. Keys are distinct. Over all processes no limit is ever passed."""
         now_us = int(now_s * 1e6)
         if len(meters) == 1:
-            return self._take_one(meters[0], amounts[0], now_us)
+            one = self._take_slowly if not meters[0].window_s else self._take_one
+            return one(meters[0], amounts[0], now_us)
         bases = self._lock(meters, now_us)
         try:
             used: list[int] = []
@@ -120,8 +130,11 @@ class LocalCounters:
                         refused, longest = i, wait
             if refused >= 0:
                 return Taken((), refused, longest, tuple(used), over)
-            handles = tuple([self._add(*entry, now_us) for entry in zip(meters, bases, amounts, strict=True)])
-            return Taken(handles, -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
+            handles = []
+            for i, base in enumerate(bases):
+                handle = self._add(meters[i], base, amounts[i], now_us)
+                handles.append(self._noted(meters[i], handle, amounts[i]) if meters[i].settled else handle)
+            return Taken(tuple(handles), -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
         finally:
             if self._table.workers > 1:
                 for base in bases:
@@ -129,56 +142,123 @@ class LocalCounters:
                         self._table.unlock(base)
 
     def _take_one(self, meter: Meter, amount: int, now_us: int) -> Taken:
-        """The same for one meter, which is the usual case: half of the time."""
+        """The same for one sliding window, which is the usual case: if it is up to date it is read and written at once."""
+        table, key, width = self._table, meter.key, self._widths.get(meter.window_s)
+        base = table.known.get(key) if width else None
+        if not base or not width:
+            return self._take_slowly(meter, amount, now_us)
+        if self._locks:
+            table.lock(base)
+        try:
+            found, its_width, head, have, dirty = _SLOT.unpack_from(table.memory, 8 * base)
+            total = have + amount
+            if found == key and its_width == width and head == now_us // width and not dirty and total <= meter.limit:
+                window.put(self._words, base, head, amount, total)
+                stamp = (head + 1) * width - 1
+                at = self._journal.note(key, stamp, amount) if meter.settled else 0
+                return _make(Taken, (((-at or base, stamp),), -1, 0.0, (total,), ()))
+        finally:
+            if self._locks:
+                table.unlock(base)
+        return self._take_slowly(meter, amount, now_us)
+
+    def _take_slowly(self, meter: Meter, amount: int, now_us: int) -> Taken:
         base = self._lock_one(meter, now_us)
         if not base:
             return Taken(_UNCOUNTED, -1, 0.0, (0,))
-        table, words = self._table, self._words
         try:
-            width = self._widths.get(meter.window_s)
-            have = self._have(meter, base, now_us)
+            have = self._used_now(meter, base, now_us)
             over: tuple[int, ...] = ()
             if have + amount > meter.limit:
                 if meter.enforced:
                     return Taken((), 0, self._wait_s(meter, base, amount, now_us), (have,))
                 over = (0,)
-            handle = (base, window.add(words, base, amount)) if width else self._add(meter, base, amount, now_us)
+            handle = self._add(meter, base, amount, now_us)
+            if meter.settled:
+                handle = self._noted(meter, handle, amount)
             return _make(Taken, ((handle,), -1, 0.0, (have + amount,), over))
         finally:
-            if table.workers > 1:
-                table.unlock(base)
+            self._table.unlock(base)
+
+    def count(self, meter: Meter, amount: int, now_s: float) -> None:
+        """Count the amount for good, whatever the limit: it was used somewhere else."""
+        base = self._lock_one(meter, now_us := int(now_s * 1e6))
+        if base:
+            self._used_now(meter, base, now_us)
+            self._add(meter, base, amount, now_us)
+            self._table.unlock(base)
 
     def settle(self, meter: Meter, handle: tuple[int, int], taken: int, used: int, now_s: float) -> None:
-        """Correct what a take counted to what was really used. More than taken is added, whatever the limit.
+        """Correct what a take counted to what was really used; once. More than taken is added, whatever the limit.
 
         The slot may have got another window since: what the take left there is found by its stamp, or stays.
         """
-        base, stamp = handle
-        if not base or taken == used:
+        place, stamp = handle
+        if place < 0:
+            self._journal.clear(-place)
+        less = taken - used
+        if not place or not less or (less > 0 and self._gave_back(meter, stamp, less)):
             return
-        now_us = int(now_s * 1e6)
-        base = self._lock_one(meter, now_us)
+        base = self._lock_one(meter, int(now_s * 1e6))
         if not base:
             return
         try:
-            words, width, less = self._words, self._words[base + WIDTH], taken - used
-            if width == PACED:
-                if less > 0:
-                    pace.subtract(words, base, less)
-                else:
-                    self._add(meter, base, -less, now_us)
-            elif width == CALENDAR:
-                if less < 0:
-                    words[base + TOTAL] -= less
-                elif stamp < 0:
-                    calendar.subtract(words, base, stamp, less)
-            elif less < 0:
-                window.advance(words, base, width, now_us)
-                window.add(words, base, -less)
-            elif stamp >= 0:
-                window.subtract(words, base, stamp, less)
+            if less > 0:
+                self._give_back(base, stamp, less)
+            else:
+                self._add_late(meter, base, -less, int(now_s * 1e6))
         finally:
-            self._table.unlock(base)
+            if self._locks:
+                self._table.unlock(base)
+
+    def _gave_back(self, meter: Meter, stamp: int, amount: int) -> bool:
+        """Give back to a sliding window, the usual case, read and written at once; False: it is another case."""
+        table, key = self._table, meter.key
+        base = table.known.get(key)
+        if not base or stamp < 0:
+            return False
+        if self._locks:
+            table.lock(base)
+        try:
+            found, width, head, total, dirty = _SLOT.unpack_from(table.memory, 8 * base)
+            if found != key or width <= 0 or dirty:
+                return False
+            bucket = stamp // width
+            if head - BUCKETS < bucket <= head:
+                words, cell = self._words, base + DATA + bucket % BUCKETS
+                have = words[cell]
+                if amount > have:
+                    amount = have
+                words[base + DIRTY] = 1
+                words[cell] = have - amount
+                words[base + TOTAL] = total - amount
+                words[base + DIRTY] = 0
+            return True
+        finally:
+            if self._locks:
+                table.unlock(base)
+
+    def _add_late(self, meter: Meter, base: int, amount: int, now_us: int) -> None:
+        """Count what was used beyond the estimate, in the window that the slot has."""
+        words, width = self._words, self._words[base + WIDTH]
+        if width == PACED:
+            self._add(meter, base, amount, now_us)
+        elif width == CALENDAR:
+            words[base + TOTAL] += amount
+        else:
+            window.advance(words, base, width, now_us)
+            window.add(words, base, amount)
+
+    def _give_back(self, base: int, stamp: int, amount: int) -> None:
+        """Take back what was counted at `stamp`, as far as it still counts there."""
+        words, width = self._words, self._words[base + WIDTH]
+        if width > 0:
+            if stamp >= 0:
+                window.subtract(words, base, stamp, amount)
+        elif width == PACED:
+            pace.subtract(words, base, amount)
+        elif width == CALENDAR and stamp < 0:
+            calendar.subtract(words, base, stamp, amount)
 
     def free(self, meter: Meter, handle: tuple[int, int], amount: int) -> None:
         """Give back what a take without a window holds. No lock: a column has one writer, and a held slot stays where it is."""
@@ -199,32 +279,47 @@ class LocalCounters:
             self._table.unlock(base)
 
     def drop_worker(self, worker: int) -> int:
-        """Return what a dead worker held; how much that was. Call it before its successor starts under the same number."""
-        words, dropped = self._words, 0
-        for base in self._table.slots():
+        """Return what a dead worker held and had reserved; how much that was. Call it before its successor starts as that number.
+
+        What its requests really used nobody knows: they count as if they had never been, in the ledger too.
+        """
+        words, table, dropped = self._words, self._table, 0
+        for base in table.slots():
             column = base + DATA + worker
             if words[base] and not words[base + WIDTH] and words[column]:
-                self._table.lock(base)
+                table.lock(base)
                 try:
                     if not words[base + WIDTH]:
                         dropped += words[column]
                         words[column] = 0
                 finally:
-                    self._table.unlock(base)
+                    table.unlock(base)
+        for key, stamp, amount in Journal(table, worker).empty():
+            base = table.find(key)
+            if not base:
+                continue
+            table.lock(base)
+            try:
+                if table.holds(base, key):
+                    self._give_back(base, stamp, amount)
+                    dropped += amount
+            finally:
+                table.unlock(base)
         return dropped
 
     def _lock_one(self, meter: Meter, now_us: int) -> int:
         """Return the locked slot of the meter; 0 when the table is full."""
-        table, key = self._table, meter.key
+        table, key, locks = self._table, meter.key, self._locks
         for _ in range(TRIES):
-            base = table.find(key) or self._insert(meter, now_us)
+            base = table.known.get(key) or table.find(key) or self._insert(meter, now_us)
             if not base:
                 return 0
-            if table.workers > 1:
+            if locks:
                 table.lock(base)
-            if table.holds(base, key):
+            if table.memory[8 * base : 8 * base + 16] == key:
                 return base
-            table.unlock(base)
+            if locks:
+                table.unlock(base)
             table.forget(key)
         self._words[OVERFLOWS] += 1
         return 0
@@ -252,6 +347,11 @@ class LocalCounters:
 
     def _insert(self, meter: Meter, now_us: int) -> int:
         return self._table.insert(meter.key, self._form(meter), lambda base: self._idle(base, now_us))
+
+    def _noted(self, meter: Meter, handle: tuple[int, int], amount: int) -> tuple[int, int]:
+        """Record a take that will be settled; return its handle, which names the record, negative, instead of the slot."""
+        base, stamp = handle
+        return (-self._journal.note(meter.key, stamp, amount) or base, stamp) if base else handle
 
     def _have(self, meter: Meter, base: int, now_us: int) -> int:
         """Return what is used now; a slot that is up to date is only read."""

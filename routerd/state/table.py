@@ -4,8 +4,8 @@ A slot belongs to a 16-byte key, lies within PROBES places of the key's hash, an
 never share one (and the first half of one is never 0, which means empty: a chance of 2**-64). Locks are POSIX record locks on
 bytes of the file (byte 0: the table, else: the slot); the kernel releases them when their process dies. Whoever holds a slot's
 lock never waits for the table's; several slots are locked in ascending order: no deadlock. The locks exclude processes, not
-threads: one thread a process uses a table. A table made for one worker takes no locks: that worker is the only one to write, and
-control writes only after its end.
+threads: one thread a process uses a table. A table made for one worker takes locks only to insert: else that worker alone writes,
+and control after its end.
 A word is eight bytes, aligned and stored at once: a killed process leaves whole words behind, and DIRTY where they disagree.
 """
 
@@ -17,6 +17,8 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable
+
+from routerd.state.journal import RECORD_WORDS, RECORDS
 
 MAGIC = 0x726F757465726431  # "routerd1"
 HEADER_WORDS = 64
@@ -33,31 +35,32 @@ _KEY = struct.Struct("=qq")
 class Table:
     """The mapped file. `words` is the memory as signed 64-bit words; a slot is named by the word it begins at."""
 
-    __slots__ = ("_columns", "_known", "_map", "_slots", "fd", "slot_words", "words", "workers")
+    __slots__ = ("_columns", "_slots", "fd", "journals", "known", "memory", "slot_words", "words", "workers")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._map = mmap.mmap(fd, os.fstat(fd).st_size)
-        self.words = memoryview(self._map).cast("q")
+        self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        self.words = memoryview(self.memory).cast("q")
         magic, self._slots, self.slot_words, self.workers = self.words[:4]
         if magic != MAGIC:
             raise ValueError("the file is no table of counters")
+        self.journals = HEADER_WORDS + self._slots * self.slot_words  # their first word
         self._columns = struct.Struct(f"={self.workers}q")
-        self._known: dict[bytes, int] = {}  # where this process found a key; checked again under the lock
+        self.known: dict[bytes, int] = {}  # where this process found a key; checked again under the lock
 
     @classmethod
     def create(cls, slots: int, workers: int) -> Table:
         """Make an empty table for this many keys and worker columns; untouched slots cost no memory."""
         slot_words = DATA + max(BUCKETS, workers)
         fd = anonymous_file("routerd-counters")
-        os.ftruncate(fd, 8 * (HEADER_WORDS + slots * slot_words))
+        os.ftruncate(fd, 8 * (HEADER_WORDS + slots * slot_words + workers * RECORDS * RECORD_WORDS))
         os.pwrite(fd, struct.pack("=4q", MAGIC, slots, slot_words, workers), 0)
         return cls(fd)
 
     def close(self) -> None:
         """Unmap the memory and close the file."""
         self.words.release()
-        self._map.close()
+        self.memory.close()
         os.close(self.fd)
 
     def slots(self) -> range:
@@ -76,15 +79,15 @@ class Table:
 
     def holds(self, base: int, key: bytes) -> bool:
         """Tell whether the slot belongs to `key`."""
-        return self._map[8 * base : 8 * base + 16] == key
+        return self.memory[8 * base : 8 * base + 16] == key
 
     def columns(self, base: int) -> int:
         """Return the sum over the workers' columns of the slot."""
-        return sum(self._columns.unpack_from(self._map, 8 * (base + DATA)))
+        return sum(self._columns.unpack_from(self.memory, 8 * (base + DATA)))
 
     def find(self, key: bytes) -> int:
         """Return the slot of `key`, or 0 if it has none. Without a lock: check `holds` under the slot's lock."""
-        base = self._known.get(key)
+        base = self.known.get(key)
         if base is not None:
             return base
         for base in self._places(key):
@@ -95,8 +98,8 @@ class Table:
 
     def insert(self, key: bytes, width_us: int, idle: Callable[[int], bool]) -> int:
         """Return the slot of `key`, made if needed: an empty place, else one that is `idle`; 0 when the table is full."""
-        self._known.pop(key, None)
-        self.lock(0)
+        self.known.pop(key, None)
+        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, 0)
         try:
             base = self.find(key) or self._claim(key, width_us, idle)
             if base:
@@ -105,11 +108,11 @@ class Table:
                 self.words[OVERFLOWS] += 1
             return base
         finally:
-            self.unlock(0)
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, 0)
 
     def forget(self, key: bytes) -> None:
         """Look for the key anew the next time: its slot was another's when it was locked."""
-        self._known.pop(key, None)
+        self.known.pop(key, None)
 
     def _claim(self, key: bytes, width_us: int, idle: Callable[[int], bool]) -> int:
         words = self.words
@@ -143,9 +146,9 @@ class Table:
         return [HEADER_WORDS + (start + i) % self._slots * self.slot_words for i in range(count)]
 
     def _remember(self, key: bytes, base: int) -> None:
-        if len(self._known) >= self._slots:
-            self._known.clear()
-        self._known[key] = base
+        if len(self.known) >= self._slots:
+            self.known.clear()
+        self.known[key] = base
 
 
 def anonymous_file(name: str) -> int:

@@ -36,26 +36,26 @@ def advance(words: memoryview[int], base: int, width: int, now_us: int) -> int:
 def add(words: memoryview[int], base: int, amount: int) -> int:
     """Add to the newest bucket; return a stamp, with which `subtract` finds the bucket again."""
     head = words[base + HEAD]
-    cell = base + DATA + head % BUCKETS
-    words[base + DIRTY] = SUM_IS_TRUE
-    words[cell] += amount
-    words[base + TOTAL] += amount
-    words[base + DIRTY] = 0
+    put(words, base, head, amount, words[base + TOTAL] + amount)
     return (head + 1) * words[base + WIDTH] - 1
+
+
+def put(words: memoryview[int], base: int, bucket: int, amount: int, total: int) -> None:
+    """Add to a bucket of the ring, and make `total` the total, which is known already."""
+    words[base + DIRTY] = SUM_IS_TRUE
+    words[base + DATA + bucket % BUCKETS] += amount
+    words[base + TOTAL] = total
+    words[base + DIRTY] = 0
 
 
 def subtract(words: memoryview[int], base: int, stamp_us: int, amount: int) -> None:
     """Give back to the bucket of `stamp_us`; what has left the window, or was never there, is not given back."""
-    head = words[base + HEAD]
-    bucket = stamp_us // words[base + WIDTH]
-    if not head - BUCKETS < bucket <= head:
-        return
-    cell = base + DATA + bucket % BUCKETS
-    amount = min(amount, words[cell])
-    words[base + DIRTY] = SUM_IS_TRUE
-    words[cell] -= amount
-    words[base + TOTAL] -= amount
-    words[base + DIRTY] = 0
+    bucket, head = stamp_us // words[base + WIDTH], words[base + HEAD]
+    if head - BUCKETS < bucket <= head:
+        have = words[base + DATA + bucket % BUCKETS]
+        if amount > have:
+            amount = have
+        put(words, base, bucket, -amount, words[base + TOTAL] - amount)
 
 
 def wait_s(words: memoryview[int], base: int, excess: int, now_us: int) -> float:

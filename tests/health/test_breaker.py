@@ -161,6 +161,18 @@ def test_a_restarted_worker_knows_and_a_dead_ones_requests_are_gone(host: Host) 
     assert (again.inflight, again.cooling(NOW)) == (1, NOW + 30)
 
 
+def test_outcomes_of_a_dead_worker_count_on_and_its_successor_forgets_none(host: Host) -> None:
+    for step in range(4):  # a bucket each
+        host.one.failed(NOW, NOW + 5 * step)
+        host.one.succeeded(NOW, NOW + 5 * step)
+    host.board.drop_worker(0)
+    again = host.state(host.boards[1])
+    assert again.outcomes(NOW + 16) == (8, 4)
+    again.failed(NOW + 16, NOW + 16)
+    assert host.two.outcomes(NOW + 16) == (9, 5)
+    assert host.two.failed(NOW + 16, NOW + 17)
+
+
 def test_in_flight_counts_over_all_workers(host: Host) -> None:
     host.one.begin()
     host.two.begin()

@@ -201,7 +201,7 @@ def test_tokens_that_nobody_settled_stay_as_estimated(counters: LocalCounters) -
 
 @given(st.lists(st.one_of(st.integers(0, 900), st.none()), min_size=1, max_size=8))
 @settings(deadline=None)
-def test_only_the_first_settle_and_the_first_release_count(calls: list[int | None]) -> None:
+def test_only_the_first_settle_before_the_first_release_counts(calls: list[int | None]) -> None:
     counters = LocalCounters.create(slots=8, workers=1)
     tokens, slots = budget("t", "tokens", 1000), budget("s", "concurrency", 2)
     other, lease = lease_on(counters, slots), lease_on(counters, tokens, slots, tokens=100)
@@ -210,8 +210,7 @@ def test_only_the_first_settle_and_the_first_release_count(calls: list[int | Non
             lease.release(NOW)
         else:
             lease.settle(Need(call), NOW)
-    settled = [call for call in calls if call is not None]
-    assert used(counters, tokens) == (settled[0] if settled else 100)
+    assert used(counters, tokens) == (100 if calls[0] is None else calls[0])
     assert used(counters, slots) == (1 if None in calls else 2)
     other.release(NOW)
     counters.close()
@@ -345,8 +344,7 @@ def test_another_kind_or_day_is_another_grant_and_another_amount_is_not() -> Non
 
 
 def test_what_was_used_before_counts_even_beyond_the_grant(counters: LocalCounters) -> None:
-    charge = credit_charge("ann", Credits(kind="tokens", limit=100), shadow=True)
-    counters.take((charge,), (150,), NOW)
+    counters.count(credit_charge("ann", Credits(kind="tokens", limit=100)), 150, NOW)
     with pytest.raises(CreditsExhausted, match=r"^0 tokens of 100 tokens"):
         reserve(counters, credited(100), Need(1), NOW)
     assert not credited(100).told

@@ -18,6 +18,7 @@ class Budget:
     calendar: str = ""
     drain_s: float = 0.0
     enforced: bool = True
+    settled: bool = False
 
     @property
     def key(self) -> bytes:
@@ -50,9 +51,10 @@ def many_keys(counters: LocalCounters) -> None:
 
 
 def hold(counters: LocalCounters) -> None:
-    """Hold 3 of a concurrency budget until killed."""
+    """Hold 3 of a concurrency budget, and reserve 100 tokens, until killed."""
     for _ in range(3):
         counters.take([Budget("slots", 8, 0.0)], [1], time.monotonic())
+    counters.take([Budget("tokens", 1000, settled=True)], [100], time.monotonic())
     say("holding")
     sys.stdin.readline()
 
@@ -67,7 +69,7 @@ def keep_lock(counters: LocalCounters) -> None:
 
 def endless(counters: LocalCounters) -> None:
     """Take and settle until killed, somewhere in the middle."""
-    budget = Budget("one", 10**15)
+    budget = Budget("one", 10**15, settled=True)
     say("running")
     while True:
         now_s = time.monotonic()

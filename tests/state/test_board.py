@@ -63,11 +63,11 @@ def test_a_board_without_room_gives_memory_of_its_own(board: Board) -> None:
     assert board.slot(key(9), 10.0)[MARK] == 0
 
 
-def test_a_dead_workers_column_is_emptied_and_nothing_else(board: Board) -> None:
+def test_a_dead_worker_holds_nothing_and_what_it_counted_stays(board: Board) -> None:
     words = board.slot(key(1), 10.0)
     words[MARK], words[HEAD_WORDS], words[HEAD_WORDS + 3], words[HEAD_WORDS + COLUMN_WORDS] = 7, 2, 9, 5
     assert board.drop_worker(0) == 2
-    assert (words[MARK], words[HEAD_WORDS], words[HEAD_WORDS + 3], words[HEAD_WORDS + COLUMN_WORDS]) == (7, 0, 0, 5)
+    assert (words[MARK], words[HEAD_WORDS], words[HEAD_WORDS + 3], words[HEAD_WORDS + COLUMN_WORDS]) == (7, 0, 9, 5)
 
 
 def test_what_is_no_board_is_refused(board: Board) -> None:
