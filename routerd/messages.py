@@ -1,19 +1,20 @@
 """What travels through the packages: the client's request, the wire request and answer, the record of an attempt.
 
-Per-request objects: slots, not frozen (building a frozen one costs three times as much), never shared between requests.
+Per-request objects are not frozen and never shared between requests. They are of msgspec, made in C: 0.12 us, where a dataclass
+with slots costs 1.0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from routerd.trace import Trace
 
 
-@dataclass(slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, kw_only=True):
     """Tokens of one answer as the engine reported them (`estimated`: as routerd had to guess)."""
 
     input_tokens: int = 0
@@ -28,8 +29,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(slots=True, kw_only=True)
-class ModelRequest:
+class ModelRequest(msgspec.Struct, kw_only=True):
     """One request of a client, parsed to its top level only: values stay raw JSON until somebody needs them.
 
     `body` maps every top-level key to its raw JSON (`msgspec.Raw`) or to a Python value that replaces it; encoding copies the raw
@@ -47,14 +47,13 @@ class ModelRequest:
     request_id: str = ""
     arrived_at_s: float = 0.0
     trace: Trace | None = None  # what the client is part of, or what is recorded
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     put_back: Callable[[bytes], bytes] | None = None  # puts large values, set aside by `parse`, into the encoded body again
     native: Mapping[str, Any] | None = None  # the client's own fields where it spoke another API, for a target that speaks it too
     dropped: tuple[str, ...] = ()  # and what of them `body` has no word for
 
 
-@dataclass(slots=True, kw_only=True)
-class WireResponse:
+class WireResponse(msgspec.Struct, kw_only=True):
     """The whole unary answer of an upstream. Header names are lower-case."""
 
     status: int
@@ -69,8 +68,7 @@ class WireResponse:
         return None
 
 
-@dataclass(slots=True, kw_only=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, kw_only=True):
     """One try at one target. `result` is `ok` or an ErrorType; it is what clients, logs and metrics are told."""
 
     number: int  # from 1

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -381,8 +381,7 @@ def _cumulative(bounds: tuple[float, ...], counts: list[int]) -> list[tuple[str,
     return out
 
 
-@dataclass(slots=True)
-class AccessRecord:
+class AccessRecord(NamedTuple):
     """What one request was and how it ended. Plain values only; empty or None where there is nothing to say."""
 
     at_unix_s: float
@@ -412,50 +411,55 @@ class AccessRecord:
 
 def format_json(record: AccessRecord) -> str:
     """Return `record` as one line of JSON, without the empty fields."""
-    return msgspec.json.encode(dict(_present(record))).decode()
+    values: tuple[Any, ...] = record
+    times = [value if value is None else round(value, 6) for value in values[_TIMES]]
+    return _encode(_Line(_moment(values[0]), *values[1 : _TIMES.start], *times, *values[_TIMES.stop :])).decode()
 
 
 def format_text(record: AccessRecord) -> str:
     """Return `record` as one line of `key=value`. What a client wrote is quoted, so it cannot forge a line."""
-    words = (record.request_id, record.path, record.client, record.route, record.model, record.target, record.attempts)
-    plain = "".join(words)
-    if not (plain.isascii() and plain.isprintable()) or " " in plain or '"' in plain or "=" in plain:
-        return " ".join(f"{name}={_text(value)}" for name, value in _present(record))
-    return _plain_text(record)
+    values: tuple[Any, ...] = record
+    input_tokens, output_tokens, duration_s, queue_s, upstream_s, ttft_s, bytes_out, remote = values[_OWN]
+    line = f"time={_moment(values[0])}"
+    if values[1]:
+        line += f" request_id={_text(values[1])}"
+    line += _kind(values[_SHARED])
+    if input_tokens is not None:
+        line += f" input_tokens={input_tokens}"
+    if output_tokens is not None:
+        line += f" output_tokens={output_tokens}"
+    line += f" duration_s={duration_s:.6f}"
+    if queue_s is not None:
+        line += f" queue_s={queue_s:.6f}"
+    if upstream_s is not None:
+        line += f" upstream_s={upstream_s:.6f}"
+    if ttft_s is not None:
+        line += f" ttft_s={ttft_s:.6f}"
+    line += f" bytes_out={bytes_out}"
+    return f"{line} remote={_text(remote)}" if remote else line
 
 
-def _plain_text(record: AccessRecord) -> str:
-    """The same line for a record whose words need no quotes: a third of the time, and this is done for every request."""
-    r = record
-    names = (
-        ("request_id", r.request_id), ("method", r.method), ("path", r.path), ("client", r.client), ("route", r.route),
-        ("model", r.model), ("target", r.target), ("provider", r.provider), ("attempts", r.attempts),
-    )  # fmt: skip
-    words = "".join([f" {name}={value}" for name, value in names if value])
-    line = f"time={_moment(r.at_unix_s)}{words} status={r.status}"
-    if r.outcome:
-        line += f" outcome={r.outcome}"
-    if r.error_type:
-        line += f" error_type={r.error_type}"
-    line += f" generation={r.generation} stream={'true' if r.stream else 'false'}"
-    if r.input_tokens is not None:
-        line += f" input_tokens={r.input_tokens}"
-    if r.output_tokens is not None:
-        line += f" output_tokens={r.output_tokens}"
-    line += f" duration_s={round(r.duration_s, 6)}"
-    if r.queue_s is not None:
-        line += f" queue_s={round(r.queue_s, 6)}"
-    if r.upstream_s is not None:
-        line += f" upstream_s={round(r.upstream_s, 6)}"
-    if r.ttft_s is not None:
-        line += f" ttft_s={round(r.ttft_s, 6)}"
-    line += f" bytes_out={r.bytes_out}"
-    return f"{line} remote={r.remote}" if r.remote else line
+# Behind time and request_id stands what many requests have in common, then what belongs to one.
+_SHARED = slice(2, 15)  # method to stream
+_OWN = slice(15, None)
+_SHARED_NAMES = AccessRecord._fields[_SHARED]
+_TIMES = slice(17, 21)  # duration_s to ttft_s: microseconds say enough
+_DEFAULTS = AccessRecord._field_defaults
+# The same as an object of JSON: what is empty or None is left out, zeros and false are not.
+_LINE = [("time", Any, None), *((name, Any, "" if _DEFAULTS[name] == "" else None) for name in AccessRecord._fields[1:])]
+_Line = msgspec.defstruct("_Line", _LINE, omit_defaults=True)
+_encode = msgspec.json.Encoder().encode
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind(shared: tuple[Any, ...]) -> str:
+    """Return the words that the requests of one client for one model have in common: made once, looked up for each."""
+    return "".join([f" {name}={_text(value)}" for name, value in zip(_SHARED_NAMES, shared, strict=True) if value != ""])
 
 
 def _moment(at_unix_s: float) -> str:
-    second = int(at_unix_s)
-    return f"{_second(second)}.{int((at_unix_s - second) * 1000):03d}Z"
+    second, milliseconds = divmod(int(at_unix_s * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03d}Z"
 
 
 @functools.lru_cache(maxsize=8)
@@ -463,21 +467,12 @@ def _second(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _present(record: AccessRecord) -> Iterator[tuple[str, Any]]:
-    yield "time", _moment(record.at_unix_s)
-    for name in AccessRecord.__slots__[1:]:
-        value = getattr(record, name)
-        if value is None or value == "":
-            continue
-        yield name, round(value, 6) if isinstance(value, float) else value
-
-
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str):
         return str(value)
-    if value.isprintable() and not any(c in value for c in ' "='):
+    if value.isprintable() and " " not in value and '"' not in value and "=" not in value:
         return value
     quoted = msgspec.json.encode(value).decode()
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted)
+    return "".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted])

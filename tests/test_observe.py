@@ -14,8 +14,6 @@ from routerd.observe import (
     AccessRecord,
     Metrics,
     Snapshot,
-    _present,
-    _text,
     format_json,
     format_text,
     render_metrics,
@@ -196,14 +194,20 @@ def test_a_text_record_is_one_line_whatever_the_client_wrote() -> None:
     assert len(line.splitlines()) == 1
 
 
-def test_the_short_way_of_a_plain_record_says_the_same_as_the_long_way() -> None:
+def test_a_text_record_names_its_fields_in_order_and_leaves_out_the_empty_ones() -> None:
     full = AccessRecord(
         1700000000.25, "r1", "POST", "/v1/chat/completions", "c", "route", "m", "p/m", "p", "e:ok", 200, "ok", "x", 3, True, 1, 2,
-        0.5, 0.25, 0.125, 99, "::1",
+        0.5, 0.25, 0.125, 0.0625, 99, "::1",
     )  # fmt: skip
-    bare = AccessRecord(1700000000.0)
-    for record in (full, bare):
-        assert format_text(record) == " ".join(f"{name}={_text(value)}" for name, value in _present(record))
+    assert format_text(full) == (
+        "time=2023-11-14T22:13:20.250Z request_id=r1 method=POST path=/v1/chat/completions client=c route=route model=m "
+        "target=p/m provider=p attempts=e:ok status=200 outcome=ok error_type=x generation=3 stream=true "
+        "input_tokens=1 output_tokens=2 duration_s=0.500000 queue_s=0.250000 upstream_s=0.125000 "
+        "ttft_s=0.062500 bytes_out=99 remote=::1"
+    )
+    assert format_text(AccessRecord(1700000000.0)) == (
+        "time=2023-11-14T22:13:20.000Z status=0 generation=0 stream=false duration_s=0.000000 bytes_out=0"
+    )
 
 
 def test_a_json_record_keeps_values_and_leaves_out_what_is_absent() -> None:

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from routerd.attempt.exchange import Cap, fetch, open_stream
 from routerd.attempt.lane import Lane, Passing, Wire
 from routerd.attempt.queue import Queue
@@ -46,8 +48,7 @@ class Reserve(Protocol):
     def __call__(self, planned: Planned, deadline_at_s: float, /) -> Lease | Awaitable[Lease] | None: ...
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """What an attempt brought: a unary answer (`body` is for the client) or a relay that is ready to be committed."""
 
     planned: Planned

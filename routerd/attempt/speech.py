@@ -9,8 +9,9 @@ Two cases, in the order of the code:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from routerd.attempt.lane import Wire
 from routerd.errors import BadRequest, Delivery, ErrorKind, UpstreamError
@@ -45,8 +46,7 @@ class Speaker(Protocol):
         """Count events that a stream left out."""
 
 
-@dataclass(slots=True)
-class Speech:
+class Speech(msgspec.Struct):
     """What goes out, and through what the answer comes back. `client` None: nothing is to be said anew."""
 
     dialect: Dialect

@@ -12,8 +12,9 @@ another one), or leaves it out and names it in `Encoded.dropped` (the answer sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from routerd.messages import Usage
 from routerd.wire.openai.answer import UnaryAnswer
@@ -22,8 +23,7 @@ from routerd.wire.openai.relay_scan import StreamFault
 __all__ = ["Call", "Dialect", "Encoded", "Scan"]
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, kw_only=True):
     """What a dialect must know of one attempt besides the body."""
 
     operation: str  # as ModelRequest.operation
@@ -34,19 +34,19 @@ class Call:
     asked_model: str = ""  # what the client called the model: the `model` of a translated answer
     answer_id: str = ""  # for answers without an id of their own, after `chatcmpl-`
     created_unix_s: int = 0  # for answers without a time of their own
-    fields: Mapping[str, str] = field(default_factory=dict)  # header fields of the client that belong to its own dialect
+    fields: Mapping[str, str] = msgspec.field(default_factory=dict)  # header fields of the client that belong to its own dialect
     input_bytes: int = 0  # of the conversation, set by `encode`: for usage that the upstream does not tell
-    extra: Mapping[str, Any] = field(default_factory=dict)  # the provider's static body fields: merged in last, winning at leaves
+    # The provider's static body fields: merged in last, winning at leaves.
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(slots=True, kw_only=True)
-class Encoded:
+class Encoded(msgspec.Struct, kw_only=True):
     """A request as the upstream wants it. `path` is below the endpoint's URL and may carry a query."""
 
     path: str
     body: bytes
     dropped: tuple[str, ...] = ()  # parameters of the client that the target has no word for
-    fields: Mapping[str, str] = field(default_factory=dict)  # header fields of this request alone
+    fields: Mapping[str, str] = msgspec.field(default_factory=dict)  # header fields of this request alone
 
 
 class Scan(Protocol):

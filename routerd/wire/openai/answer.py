@@ -8,7 +8,6 @@ operations (responses, images, rerank ...) any JSON object without an error is o
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,8 +23,7 @@ __all__ = ["UnaryAnswer", "UpstreamFault", "decode_unary"]
 UpstreamFault = Classified  # an error inside an answer of status 200
 
 
-@dataclass(slots=True, kw_only=True)
-class UnaryAnswer:
+class UnaryAnswer(msgspec.Struct, kw_only=True):
     """What routing must know of a whole answer. With `error` set, nothing else counts."""
 
     usage: Usage | None = None
