@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from routerd.daemon.admin.events import Events
 from routerd.daemon.credit import CreditOffice
 from routerd.daemon.drain import Ending
+from routerd.daemon.endpoints.drains import Drains
 from routerd.daemon.endpoints.probes import HttpFetch, Probes
 from routerd.daemon.endpoints.vitals import Vitals, log_notice
 from routerd.daemon.known import start_at_zero
@@ -131,6 +132,7 @@ class Control:
 
     async def _publish(self, package: Package) -> tuple[float, float]:
         await self.credits.grant(package.credits)
+        self.vitals.expect(package.providers)
         took = await self.crew.publish(package)
         self.credits.serve(package.credits)
         return took
@@ -147,6 +149,7 @@ class Control:
             current=lambda: self.crew.current,
             clock=time.monotonic,
             notify=self._noticed,
+            drains=Drains(self.settings.state_dir, time.time),
             follow=self.probes.take_up,
         )
 

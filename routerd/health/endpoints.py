@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -134,6 +134,16 @@ class Health(View):
     def reconcile(self, graph: Graph, now_s: float) -> View:
         """Take up the endpoints of a new generation and return its View. Kept and returning identities keep their state."""
         return self.take_up(graph.providers, now_s)
+
+    def drain_ahead(self, providers: Mapping[str, Provider], drained: Iterable[str], now_s: float) -> None:
+        """Drain those of a coming generation that are not known yet, so that its first request finds them so."""
+        wanted = identities(providers)
+        for name in drained:
+            identity = wanted.get(name)
+            if identity is not None and identity not in self._by_identity:
+                words = self._slots.slot(_key(identity), now_s)
+                EndpointState(words, self._slots.worker, self._slots.workers, self._slots.lock).drain(True, now_s)
+                self._slots.retire(words, now_s)  # until somebody takes it up
 
     def take_up(self, providers: Mapping[str, Provider], now_s: float) -> View:
         """As `reconcile`: the providers are all that matters."""

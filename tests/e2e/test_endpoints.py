@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pathlib
 import signal
 import urllib.request
 from collections.abc import Callable
@@ -178,6 +179,36 @@ async def test_a_drained_endpoint_gets_nothing_new_and_its_streams_finish(daemon
     assert len(upstream.requests) == 1
     await post(running, "/-/endpoints/up/undrain")
     assert (await fetch(running, CHAT, ask("m", stream=True))).headers["x-routerd-target"] == "up/m-1"
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_drain_holds_over_a_restart_and_another_address_until_it_is_taken_back(
+    tmp_path: pathlib.Path, upstream: Upstream, upstreams: Any, end: signal.Signals
+) -> None:
+    upstream.always(answers.reply())
+    moved = await upstreams()
+    moved.always(answers.reply())
+    first = Daemon(tmp_path, routes(upstream))
+    try:
+        assert await many(first, 1) == ["up/m-1"]
+        await post(first, "/-/endpoints/up/drain")
+        first.write(routes(moved))
+        await first.generation(2)
+        assert await many(first, 3) == ["spare/echo"] * 3
+        first.process.signal(end)
+        await asyncio.to_thread(first.process.wait)
+    finally:
+        first.stop()
+    second = Daemon(tmp_path, routes(upstream))
+    try:
+        assert await many(second, 3) == ["spare/echo"] * 3
+        told = await endpoint(second)
+        assert (told["rank"], told["drained_since_unix_s"] > 1.7e9) == ("drained", True)
+        await post(second, "/-/endpoints/up/undrain")
+        assert await many(second, 1) == ["up/m-1"]
+    finally:
+        second.stop()
+    assert (len(upstream.requests), len(moved.requests)) == (2, 0)
 
 
 async def test_an_endpoint_that_fails_its_probe_goes_behind_and_comes_back(daemon: Start, upstream: Upstream) -> None:

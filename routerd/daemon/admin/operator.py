@@ -79,6 +79,7 @@ class ControlRoom:
             "disabled": dict(serving.disabled) if serving else {},
             "discovery": self._control.errands.discovery.status(),
             "endpoints": control.vitals.status(),
+            "drains": {"not_configured": control.vitals.drained_elsewhere(), "error": control.vitals.drains.error},
             "last_reload": last.as_json() if last else None,
             "last_good": control.keeper.as_json(),
             "probation": control.trials.as_json(),

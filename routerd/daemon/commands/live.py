@@ -64,10 +64,13 @@ def history(admin: Address, form: str) -> int:
         notes += ["from the kept copy"] * (one["source"] == "last_good")
         notes += [f"as {one['rollback_of']} was"] * bool(one["rollback_of"])
         notes += ["rolled back"] * one["reverted"] + ["serves"] * one["serving"]
-        moment = datetime.fromtimestamp(one["at_unix_s"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        print(f"{one['generation']:>5}  {moment}  {one['digest'][:16]}  {', '.join(notes)}")
+        print(f"{one['generation']:>5}  {_moment(one['at_unix_s'])}  {one['digest'][:16]}  {', '.join(notes)}")
         print("".join(f"       {change}\n" for change in one["changes"]), end="")
     return FINE
+
+
+def _moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def drain(admin: Address, endpoint: str, what: str) -> int:
@@ -112,7 +115,9 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         for worker in told["workers"]
     )
     lines.extend(
-        f"endpoint {one['endpoint']}: {one['rank']}, {one['inflight']} in flight" + "".join(f"; {why}" for why in one["reasons"])
+        f"endpoint {one['endpoint']}: {one['rank']}, {one['inflight']} in flight"
+        + "".join(f"; {why}" for why in one["reasons"])
+        + (f"; since {_moment(one['drained_since_unix_s'])}" if one.get("drained_since_unix_s") else "")
         for one in told["endpoints"]
         if one["rank"] != "free" or one["reasons"]
     )
@@ -135,6 +140,10 @@ def _notes(told: Mapping[str, Any]) -> list[str]:
         lines.append("source: the last good configuration, as it was kept on disk")
     if (good := told.get("last_good")) and good["error"]:
         lines.append(f"last good: not kept: {good['error']}")
+    drains = told.get("drains") or {"not_configured": (), "error": ""}
+    if drains["error"]:
+        lines.append(f"drains: they do not outlast the daemon: {drains['error']}")
+    lines.extend(f"endpoint {name}: drained by hand, and not configured now" for name in drains["not_configured"])
     if trial := told.get("probation"):
         lines.append(
             f"probation: generation {trial['generation']} for another {trial['left_s']:.0f} s, {trial['failed']} of "

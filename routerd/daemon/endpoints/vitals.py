@@ -2,6 +2,8 @@
 
 Control owns the memory that the workers share, so it needs no message from them: it looks four times a second and compares.
 A state shorter than that is not told; breakers and cooldowns last a second or more. It takes up what serves by itself.
+A drain belongs to the endpoint while that is known (a rename takes it along), and to its name when another machine or credential
+stands there, or the daemon has begun anew: it holds until it is taken back.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from routerd.daemon.endpoints.drains import Drains
 from routerd.graph import Provider
 from routerd.health import EndpointState, Health, breaker_state, reasons
 from routerd.messages import RANKS, Standing
@@ -51,6 +54,7 @@ class Vitals:
         current: Callable[[], Serving | None],
         clock: Callable[[], float],
         notify: Notify,
+        drains: Drains,
         follow: Callable[[Mapping[str, Provider]], None] = lambda _providers: None,
     ) -> None:
         self.health = health
@@ -58,6 +62,7 @@ class Vitals:
         self._current = current
         self._clock = clock
         self._notify = notify
+        self.drains = drains
         self._follow = follow
         self._serving: Serving | None = None
         self._owners: dict[str, str] = {}
@@ -84,11 +89,23 @@ class Vitals:
         """Drain an endpoint, or let it come back; return how it stands then, None when there is none of that name."""
         self._take_up()
         state = self.health.get(name)
-        if state is None:
+        if state is None and (drained or name not in self.drains):
             return None
+        self.drains.change(name, drained)
+        if state is None:
+            return {"endpoint": name, "inflight": 0, "drained": False}
         state.drain(drained, self._clock())
         self.look()
         return self._status(name, state)
+
+    def expect(self, providers: Mapping[str, Provider]) -> None:
+        """These are about to serve: what is drained by name gets nothing from the first request on."""
+        self._take_up()
+        self.health.drain_ahead(providers, self.drains, self._clock())
+
+    def drained_elsewhere(self) -> list[str]:
+        """Return the drained names that are not configured now."""
+        return sorted(name for name in self.drains if self.health.get(name) is None)
 
     def status(self) -> list[Mapping[str, Any]]:
         """Return how every endpoint stands, as plain values."""
@@ -113,6 +130,7 @@ class Vitals:
             "cooldown_s": round(max(0.0, state.cooling(now_s) - now_s), 3),
             "healthy": not state.is_down,
             "drained": state.is_drained,
+            "drained_since_unix_s": self.drains.since(name),
         }
 
     def _take_up(self) -> None:
@@ -122,12 +140,28 @@ class Vitals:
         self._serving = serving
         before = dict(self.health.items())
         self.health.take_up(serving.providers, self._clock())
+        self._keep_drains(before)
         self._owners = {one.name: provider.name for provider in serving.providers.values() for one in provider.endpoints}
         self._follow(serving.providers)
         for name in before.keys() - self._owners.keys():
             self._seen.pop(name, None)
             for gauge in GAUGES:
                 self._metrics.drop(gauge, name)
+
+    def _keep_drains(self, before: Mapping[str, EndpointState]) -> None:
+        """Have the names say what the endpoints are; one that was not known is what its name says."""
+        names, known = dict(self.health.items()), {id(state): name for name, state in before.items()}
+        moved = {
+            known[id(state)]: name
+            for name, state in names.items()
+            if state.is_drained and known.get(id(state), name) != name and known[id(state)] in self.drains
+        }
+        self.drains.rename(moved)
+        for name, state in names.items():
+            if id(state) not in known and state.is_drained != (name in self.drains):
+                state.drain(name in self.drains, self._clock())
+            elif not state.is_drained and name in self.drains:  # the name is another's now
+                self.drains.change(name, False)
 
     def _tell(self, name: str, state: EndpointState, now_s: float) -> None:
         """Compare with the last look. What was so when the daemon or the endpoint was first seen is news only if it is bad."""
