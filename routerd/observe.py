@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _Key = tuple[str, tuple[str, ...]]
+_SAME_AS = {"request_model": "route", "from": "target", "to": "target"}  # labels whose values are names of another one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,12 @@ class Snapshot:
             else:
                 self.histograms[key] = ([a + b for a, b in zip(mine[0], counts, strict=True)], mine[1] + total)
 
+    def forget(self, names: frozenset[tuple[str, str]]) -> None:
+        """Drop the series of what is no longer configured: those with one of these pairs of label and value."""
+        for key in [key for key in (*self.values, *self.histograms) if _is_of(key, names)]:
+            self.values.pop(key, None)
+            self.histograms.pop(key, None)
+
     def merge_gauges(self, other: Snapshot) -> None:
         """Add the gauges of one more live worker, each by its family's rule."""
         for key, value in other.values.items():
@@ -259,6 +266,11 @@ class Metrics:
         if cell is not None and cell.sent is not None:
             self._gone.append(key)
 
+    def forget(self, names: frozenset[tuple[str, str]]) -> None:
+        """Drop the counters and histograms of what is no longer configured; a gauge is dropped by who sets it."""
+        for key in [key for key in (*self._cells, *self._histograms) if _is_of(key, names)]:
+            self.drop(key[0], *key[1])
+
     def snapshot(self) -> Snapshot:
         """Return every series as it is now."""
         return Snapshot(
@@ -296,6 +308,12 @@ class Metrics:
             _family(kind, name, label_values)
             cell = self._cells[key] = Cell()
         return cell
+
+
+def _is_of(key: _Key, names: frozenset[tuple[str, str]]) -> bool:
+    family = FAMILIES[key[0]]
+    pairs = ((_SAME_AS.get(label, label), value) for label, value in zip(family.labels, key[1], strict=True))
+    return family.kind != "gauge" and any(pair in names for pair in pairs)
 
 
 def _family(kind: str, name: str, label_values: tuple[str, ...]) -> Family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 
@@ -23,6 +24,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def long_form(request: pytest.FixtureRequest) -> bool:
     """Whether the long form of a test was asked for."""
     return bool(request.config.getoption("--torture"))
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Give a function that writes how far a long form is; the short forms say nothing."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or capture is None or not request.config.getoption("--torture"):
+        return lambda _: None
+
+    def write(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"{time.strftime('%H:%M:%S')} {request.node.name}: {text}")
+
+    return write
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from routerd.daemon.drain import Ending
 from routerd.daemon.endpoints.drains import Drains
 from routerd.daemon.endpoints.probes import HttpFetch, Probes
 from routerd.daemon.endpoints.vitals import Vitals, log_notice
-from routerd.daemon.known import start_at_zero
+from routerd.daemon.known import Known
 from routerd.daemon.notify import Notifier
 from routerd.daemon.output.report import report
 from routerd.daemon.settings import Settings
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from routerd.config import Kept, Loaded
     from routerd.daemon.reload import Outcome
     from routerd.daemon.reload.history import Entry
+    from routerd.daemon.reload.probation import Count
     from routerd.daemon.workers.generation import Package
     from routerd.graph import Graph
     from routerd.health import Health
@@ -57,7 +58,6 @@ class Control:
         from routerd.daemon.outside import Errands
         from routerd.daemon.reload import Reloader, Steps, Teller
         from routerd.daemon.reload.keep import Keeper
-        from routerd.daemon.reload.probation import Count
         from routerd.daemon.reload.trial import Trials
         from routerd.daemon.reload.watch import Watcher
         from routerd.health import Health
@@ -70,14 +70,13 @@ class Control:
         self.tasks = Tasks()
         self.events = Events()
         crew.news = self.events.emit
+        self.known = Known(metrics, crew.forget, time.monotonic)
         self.errands = Errands(crew, metrics, settings.state_dir)
         self.fetch = HttpFetch(self.errands.token)
         health = Health(board)
         self.probes = Probes(self.fetch, state_of=health.get, clock=time.monotonic, rng=random.Random())
         self.vitals = self._vitals(health)
         self._public = public
-        for name in ("drift", "file_present", "watch_last_look_timestamp_seconds"):
-            metrics.gauge(f"routerd_config_{name}")
         self.watcher = Watcher(
             [settings.config],
             self._changed,
@@ -89,14 +88,11 @@ class Control:
         teller = Teller(metrics, partial(report, stream=sys.stderr))
         self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)
         self.reloader.before.append(self._reload_begins)
-        self.reloader.listeners += [self._errands_follow, self._reload_ended]
+        self.reloader.listeners += [self._credits_follow, self._errands_follow, self._reload_ended]
         self.keeper = Keeper(settings.state_dir, time.time)
-        self.trials = Trials(
-            self.reloader,
-            lambda: {number: Count(*pair) for number, pair in crew.outcomes().items()},
-            self._proven,
-            time.monotonic,
-        )
+        self.trials = Trials(self.reloader, self._outcomes, self._proven, time.monotonic)
+        for name in ("drift", "file_present", "watch_last_look_timestamp_seconds"):
+            metrics.gauge(f"routerd_config_{name}")
 
     def open_ledger(self, counters: LocalCounters) -> None:
         """Begin to write what workers send, if there is a ledger, and to count credits by it."""
@@ -133,9 +129,7 @@ class Control:
     async def _publish(self, package: Package) -> tuple[float, float]:
         await self.credits.grant(package.credits)
         self.vitals.expect(package.providers)
-        took = await self.crew.publish(package)
-        self.credits.serve(package.credits)
-        return took
+        return await self.crew.publish(package)
 
     async def _changed(self, seen_at_s: float) -> None:
         outcome = await self.reloader.request("file", seen_at_s)
@@ -162,6 +156,11 @@ class Control:
         gauge("routerd_config_file_present").set(float(present))
         gauge("routerd_config_watch_last_look_timestamp_seconds").set(time.time())
 
+    def _outcomes(self) -> dict[int, Count]:
+        from routerd.daemon.reload.probation import Count
+
+        return {number: Count(*pair) for number, pair in self.crew.outcomes().items()}
+
     def _proven(self, entry: Entry) -> None:
         if entry.source == "file":  # else it comes from there
             self.keeper.keep(entry.package.digest, entry.kept)
@@ -170,13 +169,17 @@ class Control:
         if self.reloader.serving is not None:
             self.notifier.reloading()
 
+    def _credits_follow(self, _: Outcome) -> None:
+        if self.reloader.serving is not None:
+            self.credits.serve(self.reloader.serving.credits)
+
     def _errands_follow(self, outcome: Outcome) -> None:
         if outcome.generation and self.reloader.serving is not None:
             self.errands.follow(self.reloader.serving.providers)
 
     def _reload_ended(self, outcome: Outcome) -> None:
         if outcome.result == "applied" and self.reloader.graph is not None:
-            start_at_zero(self.metrics, self.reloader.graph)
+            self.known.follow(self.reloader.graph)
         self.events.emit(outcome.event, outcome.as_json())
         if outcome.trigger != "start":
             self.notifier.ready(self.summary())

@@ -139,6 +139,11 @@ class Upstreams:
                 self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
         return found
 
+    async def prepare_tls(self) -> None:
+        """Have the TLS context ready before it is needed, in a thread: to read the trust store takes 30 ms, and streams run."""
+        if self._context is None:
+            self._context = await self._loop.run_in_executor(None, self._make_context)
+
     def keep_only(self, origins: Iterable[Origin]) -> None:
         """Retire every pool whose origin no configuration names any more."""
         wanted = set(origins)

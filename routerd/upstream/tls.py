@@ -1,4 +1,4 @@
-"""TLS towards upstreams: one context for all, made at the first need; certificates are always verified."""
+"""TLS towards upstreams: one context for all, made for the first generation that needs one; certificates are always verified."""
 
 from __future__ import annotations
 

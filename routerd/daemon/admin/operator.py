@@ -94,6 +94,7 @@ class ControlRoom:
         snapshots = await control.crew.collect(SCRAPE_TIMEOUT_S)
         control.metrics.gauge("routerd_config_drift").set(float(control.drifts()))
         control.vitals.look()
+        control.known.look()
         own = control.metrics.snapshot()
         for number, inflight in control.crew.inflight().items():
             own.values[("routerd_config_generation_inflight", (str(number),))] = inflight

@@ -40,7 +40,7 @@ async def play(graph: Graph, scenario: Scenario, tell: Callable[[Phase], None]) 
         for upstream in upstreams.values():
             await upstream.start()
         ports = {name: upstream.port for name, upstream in upstreams.items()}
-        gateway.swap(gateway.prepare(1, staged(graph, ports, scenario.speed)))
+        gateway.swap(await gateway.prepare(1, staged(graph, ports, scenario.speed)))
         sock = socket.create_server(("127.0.0.1", 0))
         await gateway.start(sock)
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"

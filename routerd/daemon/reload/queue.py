@@ -179,7 +179,7 @@ class Reloader:
 
     async def _run(self, job: _Job) -> Outcome:
         began_s = self._clock()
-        self._teller.began(self._wall())
+        _told(self._teller.began, self._wall())
         for tell in self.before:
             _told(tell)
         problems: tuple[Problem, ...] = ()
@@ -226,7 +226,7 @@ class Reloader:
             self._seen(built.package.digest)
         if self.serving is not None and built.package.digest == self.serving.digest:
             self.source = "file"  # it may have come from the disk's copy so far
-            self._teller.warn(built.warnings)
+            _told(self._teller.warn, built.warnings)
             return "unchanged"
         if self._held and (self._held_for_all or job.trigger == "file"):
             raise _Refusal(REVERTED, [_held_problem(self._held_for_all)])
@@ -234,7 +234,7 @@ class Reloader:
             raise _Refusal(SHRINK_GUARD, lost)
         await self._apply(built, job, source="file" if job.from_kept is None else "last_good")
         self._held = ""
-        self._teller.warn(built.warnings)
+        _told(self._teller.warn, built.warnings)
         return "applied"
 
     def _seen(self, digest: str) -> None:
@@ -260,7 +260,7 @@ class Reloader:
             raise
         if looks:
             self._inputs.taken(looks[0], built.paths)
-        self._teller.took("load", self._clock() - began_s)
+        _told(self._teller.took, "load", self._clock() - began_s)
         return built
 
     def _work(self, job: _Job, looks: list[object]) -> _Built:
@@ -299,11 +299,7 @@ class Reloader:
             build_s, swap_s = await self._steps.publish(package)
         except WorkerGone as exc:
             raise ConfigError((build_problem(str(exc), code="worker-died"),)) from exc
-        self._teller.took("prepare", build_s)
-        self._teller.took("commit", swap_s)
         job.served_at_s = self._clock()
-        if job.seen_at_s is not None:
-            self._teller.served(job.served_at_s - job.seen_at_s)
         gone = self.history.latest
         if gone is not None and job.trigger == "probation":
             gone.reverted = True
@@ -319,6 +315,10 @@ class Reloader:
             rollback_of=job.back_to.package.number if job.back_to else 0,
         )
         self.history.add(entry)
+        _told(self._teller.took, "prepare", build_s)
+        _told(self._teller.took, "commit", swap_s)
+        if job.seen_at_s is not None:
+            _told(self._teller.served, job.served_at_s - job.seen_at_s)
         entry.changes = await self._changes(old, built.graph)
 
     async def _changes(self, old: Graph | None, new: Graph) -> tuple[str, ...]:
@@ -332,7 +332,7 @@ class Reloader:
             return ()
 
 
-def _told(listener: Callable[..., None], *what: Outcome) -> None:
+def _told(listener: Callable[..., None], *what: object) -> None:
     """Tell one listener. One that fails must neither turn a reload that serves into a failed one nor end reloading."""
     try:
         listener(*what)

@@ -1,7 +1,8 @@
 """The wire between control and one worker: length-prefixed pickles over a socket pair, and the messages on it.
 
 Both ends are the same program started by the same parent, so pickles are safe here and nowhere else. Messages are delivered in
-order; the end of the stream means that the other process is gone. Nothing is decided here.
+order; the end of the stream means that the other process is gone. A message that cannot be decoded is Undecodable, and the next
+one is read as usual: its length was known. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "Commit",
     "Committed",
     "Drain",
+    "Forget",
     "Hello",
     "News",
     "Notice",
@@ -36,6 +38,7 @@ __all__ = [
     "Prepared",
     "Stream",
     "Tick",
+    "Undecodable",
     "WantToken",
     "decode",
     "encode",
@@ -98,6 +101,13 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop the series of what was removed from the configuration long ago: pairs of label and value."""
+
+    names: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class WantToken:
     """A worker needs an access token of `source`, another than the one that was `refused`; the answer is news."""
 
@@ -152,6 +162,10 @@ class Notice:
 NOTICES = frozenset({"breaker", "cooldown", "budget_exhausted"})
 
 
+class Undecodable(Exception):
+    """A message came whole and is none that this process can read."""
+
+
 class Stream(Protocol):
     """What control and worker ask of the wire."""
 
@@ -162,7 +176,7 @@ class Stream(Protocol):
         """Queue messages that are encoded already."""
 
     async def receive(self) -> Any:
-        """Return the next message; EOFError when the other side is gone."""
+        """Return the next message; EOFError when the other side is gone, Undecodable when it cannot be read."""
 
     def close(self) -> None:
         """Close this end."""
@@ -190,8 +204,16 @@ def encode(message: Any) -> bytes:
 
 
 def decode(frame: bytes) -> Any:
-    """Return the message of a whole frame."""
-    return pickle.loads(memoryview(frame)[_LENGTH.size :])
+    """Return the message of a whole frame. Undecodable when it cannot be read."""
+    return loaded(memoryview(frame)[_LENGTH.size :])
+
+
+def loaded(message: bytes | memoryview) -> Any:
+    """Return the message without its length. A pickle may fail with any exception, as it runs what it names."""
+    try:
+        return pickle.loads(message)
+    except Exception as exc:
+        raise Undecodable(f"{type(exc).__name__}: {exc}") from exc
 
 
 class Channel:
@@ -222,12 +244,13 @@ class Channel:
         return self._writer.transport.get_write_buffer_size()
 
     async def receive(self) -> Any:
-        """Return the next message; EOFError when the other side is gone."""
+        """Return the next message; EOFError when the other side is gone, Undecodable when it cannot be read."""
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            return pickle.loads(await self._reader.readexactly(length))
+            message = await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError) as exc:
             raise EOFError("the other process is gone") from exc
+        return loaded(message)
 
     async def flush(self) -> None:
         """Wait until what was queued is written."""

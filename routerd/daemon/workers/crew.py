@@ -23,6 +23,7 @@ from routerd.daemon.workers.channel import (
     Commit,
     Committed,
     Drain,
+    Forget,
     Hello,
     News,
     Notice,
@@ -86,6 +87,7 @@ class Slot:
     def __init__(self, index: int, clock: Callable[[], float]) -> None:
         self.index = index
         self.restarts = 0
+        self.status: int | None = None  # how its last process ended; None: it never began
         self.generation = 0
         self.digest = ""
         self.lag_s = 0.0
@@ -268,6 +270,14 @@ class Crew:
         """Keep the news of a subject no longer."""
         self._news.pop(subject, None)
 
+    def forget(self, names: frozenset[tuple[str, str]]) -> None:
+        """Have the series of what is no longer configured dropped, those of processes that ended too."""
+        self.retired.forget(names)
+        frame = encode(Forget(names))
+        for slot in self.slots:
+            if slot.link:
+                slot.link.stream.send_frames((frame,))
+
     async def collect(self, timeout_s: float) -> list[Snapshot]:
         """Return every worker's series, as fresh as it answers within `timeout_s`."""
         self._tickets += 1
@@ -339,31 +349,47 @@ class Crew:
         while not self.stopping.is_set():
             born_s = self._clock()
             slot.heard_at_s = born_s
-            slot.link = link = await self._spawn(slot.index)
-            if self.stopping.is_set():
-                link.kill()
-            await self._listen(slot, link)
-            link.kill()
-            status = await link.reap()
+            ended = await self._one_life(slot)
             self._bury(slot)
             if self.stopping.is_set():
                 return
             if self.current is None:
                 if not self.failed.done():
-                    self.failed.set_exception(StartFailed(f"worker {slot.index} ended with status {status} before it served"))
+                    self.failed.set_exception(StartFailed(f"worker {slot.index} {ended}, before it served"))
                 return
             died_young = 0 if self._clock() - born_s >= OLD_ENOUGH_S else died_young + 1
-            pause_s = 0.0 if died_young <= 1 else min(LONGEST_PAUSE_S, 0.1 * 2 ** (died_young - 2))
-            again = f"restart in {pause_s:.1f} s" if pause_s else "restarting"
-            log.error("worker %d ended with status %d; %s", slot.index, status, again)
-            slot.pausing = pause_s > 0
-            if pause_s >= LONG_PAUSE_S and any(other.usable.is_set() for other in self.slots):
-                self._paused(slot.index)
-            await self._sleep(pause_s)
-            slot.pausing = False
+            await self._pause(slot, died_young, ended)
             slot.restarts += 1
             self._metrics.counter("routerd_worker_restarts_total", str(slot.index)).inc()
-            self.news("worker_restarted", {"worker": slot.index, "status": status, "restarts": slot.restarts})
+            self.news("worker_restarted", {"worker": slot.index, "status": slot.status, "restarts": slot.restarts})
+
+    async def _one_life(self, slot: Slot) -> str:
+        """Start a process and hear it until it ends; return how that was. A place is never given up, whatever failed."""
+        slot.status = None
+        try:
+            slot.link = link = await self._spawn(slot.index)
+        except OSError as exc:  # no process, file or memory left for it
+            return f"could not be started: {exc}"
+        if self.stopping.is_set():
+            link.kill()
+        try:
+            await self._listen(slot, link)
+        except Exception:  # a message that cannot be read or obeyed: with the next one the two would not mean the same
+            log.exception("worker %d (pid %d) is ended, for it cannot be understood", slot.index, link.pid)
+        link.kill()
+        slot.status = await link.reap()
+        return f"ended with status {slot.status}"
+
+    async def _pause(self, slot: Slot, died_young: int, ended: str) -> None:
+        """Wait before the next process: not after the first death, then ever longer."""
+        pause_s = 0.0 if died_young <= 1 else min(LONGEST_PAUSE_S, 0.1 * 2 ** (died_young - 2))
+        again = f"restart in {pause_s:.1f} s" if pause_s else "restarting"
+        log.error("worker %d %s; %s", slot.index, ended, again)
+        slot.pausing = pause_s > 0
+        if pause_s >= LONG_PAUSE_S and any(other.usable.is_set() for other in self.slots):
+            self._paused(slot.index)
+        await self._sleep(pause_s)
+        slot.pausing = False
 
     async def _listen(self, slot: Slot, link: Link) -> None:
         while True:

@@ -149,15 +149,15 @@ async def publish(ports: Sequence[Port], package: Package, *, timeout_s: float, 
 
     `adopt` is called between the phases, when every worker has built it. Raises ConfigError (stage `build`) when a worker
     could not build it or was silent for `timeout_s`, and WorkerGone when one died while building. A cancel before `adopt`
-    leaves everything as it was.
+    returns leaves everything as it was, and so does a fault of it.
     """
     try:
         prepared = await _prepare(ports, package, timeout_s)
+        adopt()
     except BaseException:
         for port in ports:
             port.abort(package.number)
         raise
-    adopt()
     swapped = await _commit(ports, package.number)
     return max((answer.took_s for answer in prepared), default=0.0), swapped
 

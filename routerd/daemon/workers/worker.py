@@ -31,6 +31,7 @@ from routerd.daemon.workers.channel import (
     Commit,
     Committed,
     Drain,
+    Forget,
     Hello,
     News,
     Notice,
@@ -39,6 +40,7 @@ from routerd.daemon.workers.channel import (
     Prepared,
     Stream,
     Tick,
+    Undecodable,
     WantToken,
 )
 from routerd.daemon.workers.generation import Assembly, build_problem
@@ -66,7 +68,7 @@ PR_SET_PDEATHSIG = 1
 class Serving(Protocol):
     """The data plane, as the worker drives it."""
 
-    def prepare(self, number: int, graph: Graph) -> Any:
+    async def prepare(self, number: int, graph: Graph) -> Any:
         """Build a generation; ConfigError if it cannot be."""
 
     def swap(self, generation: Any) -> Any:
@@ -115,6 +117,7 @@ class Worker:
         self._lag = metrics.histogram("routerd_event_loop_lag_seconds", str(index))
         self._lag_s = 0.0
         self._assembly: Assembly | None = None
+        self._spoilt = ""  # why what is being sent cannot be built, whatever else comes
         self._prepared: tuple[int, Any, list[Route]] | None = None
         self._live: dict[int, tuple[Any, list[Route]]] = {}  # held here so that their end can be spread over time
         self._started = False
@@ -127,7 +130,11 @@ class Worker:
         self._stream.send(Hello(os.getpid()))
         try:
             while True:
-                message = await self._stream.receive()
+                try:
+                    message = await self._stream.receive()
+                except Undecodable as exc:
+                    self._spoil(f"a message of control cannot be decoded: {exc}")
+                    continue
                 if isinstance(message, Drain):
                     await self._drain(message.timeout_s)
                     return
@@ -140,10 +147,13 @@ class Worker:
             if self._assembly is None or self._assembly.number != message.number:
                 self._assembly = Assembly(message.number)
                 gc.disable()  # a collection amid thousands of new objects finds nothing and stalls every stream
-            self._assembly.add(message)
+            try:
+                self._assembly.add(message)
+            except Exception as exc:  # a fault of our own must cost this edit, not the worker
+                self._spoil(f"the piece {message.name} cannot be added: {type(exc).__name__}: {exc}")
             await asyncio.sleep(0)  # pieces wait in the buffer: streams go first
         elif isinstance(message, Prepare):
-            self._prepare(message.number)
+            await self._prepare(message.number)
         elif isinstance(message, Commit):
             await self._commit(message.number)
         elif isinstance(message, Abort):
@@ -153,16 +163,26 @@ class Worker:
             self._tasks.start(self._tick(message.ticket), "answer")
         elif isinstance(message, News):
             self._gateway.learn(message.what)
+        elif isinstance(message, Forget):
+            self._metrics.forget(message.names)
 
-    def _prepare(self, number: int) -> None:
+    def _spoil(self, reason: str) -> None:
+        """Have the next generation refused: not all of it is here. What serves is not touched."""
+        log.error("%s", reason)
+        self._spoilt = self._spoilt or reason
+
+    async def _prepare(self, number: int) -> None:
         began_s = time.perf_counter()
         assembly, self._assembly = self._assembly, None
+        spoilt, self._spoilt = self._spoilt, ""
         problems: tuple[Problem, ...] = ()
         try:
+            if spoilt:
+                raise ConfigError((build_problem(spoilt, code="internal"),))
             if assembly is None or assembly.number != number:
                 raise ConfigError((build_problem(f"the pieces of generation {number} are not here"),))
             graph = assembly.graph()
-            self._prepared = (number, self._gateway.prepare(number, graph), list(graph.routes.values()))
+            self._prepared = (number, await self._gateway.prepare(number, graph), list(graph.routes.values()))
         except ConfigError as exc:
             problems = exc.problems
         except Exception as exc:  # a fault of our own must cost this edit, not the worker
@@ -188,6 +208,7 @@ class Worker:
         self._stream.send(Committed(number, took_s))
 
     def _forget(self, number: int) -> None:
+        self._spoilt = ""
         if self._assembly is not None and self._assembly.number == number:
             self._assembly = None
             gc.enable()
@@ -243,6 +264,8 @@ class Worker:
         while True:
             try:
                 message = await self._stream.receive()
+            except Undecodable:
+                continue
             except EOFError:
                 return
             if isinstance(message, Ask):

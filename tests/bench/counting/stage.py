@@ -153,7 +153,7 @@ class Stage:
             access=self._access.add,
             ledger=self._outbox.add if case.ledger else None,
         )
-        self._gateway.swap(self._gateway.prepare(1, graph))
+        self._gateway.swap(loop.run(self._gateway.prepare(1, graph)))
         loop.run(self._gateway.start(None))  # type: ignore[arg-type]  # this loop listens without a socket
         self.client = loop.connect()
         self._ask = _request(f"m{case.models - 1}", case.prompt_bytes, stream=case.what != "unary")

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from routerd.daemon.workers.channel import Ask, Channel, Commit, Tick, encode
+from routerd.daemon.workers.channel import Ask, Channel, Commit, Tick, Undecodable, encode
 from routerd.observe import Snapshot
 
 
@@ -35,6 +35,18 @@ async def test_the_end_of_the_other_process_is_an_end_of_file() -> None:
     with pytest.raises(EOFError):
         await theirs.receive()
     theirs.send(Commit(2))  # says nothing; receiving does
+    theirs.close()
+
+
+async def test_what_cannot_be_decoded_is_said_and_the_next_message_comes_as_usual() -> None:
+    ours, theirs = await pair()
+    broken = encode(Commit(1))
+    ours.send_frames((broken[:4] + b"?" * (len(broken) - 4),))
+    ours.send(Commit(2))
+    with pytest.raises(Undecodable):
+        await theirs.receive()
+    assert await theirs.receive() == Commit(2)
+    ours.close()
     theirs.close()
 
 

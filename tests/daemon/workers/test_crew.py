@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 
 import pytest
 
-from routerd.daemon.workers.channel import Prepare
+from routerd.daemon.workers.channel import Piece, Prepare, Prepared
 from routerd.daemon.workers.crew import Crew, StartFailed
 from routerd.daemon.workers.generation import WorkerGone, pack
 from routerd.errors import ConfigError
@@ -23,6 +24,7 @@ class Yard:
     def __init__(self, workers: int = 2) -> None:
         self.now_s = 100.0
         self.processes: list[Process] = []
+        self.no_process: list[OSError] = []  # what the next starts of a process fail with
         self.pauses: list[float] = []
         self.dropped: list[int] = []
         self.paused: list[int] = []
@@ -41,6 +43,8 @@ class Yard:
         )
 
     async def _spawn(self, index: int) -> Process:
+        if self.no_process:
+            raise self.no_process.pop()
         process = Process(index, pid=1000 + len(self.processes))
         self.processes.append(process)
         return process
@@ -100,6 +104,61 @@ async def test_a_fault_of_our_own_while_building_is_a_problem_not_a_dead_worker(
     assert caught.value.problems[0].code == "internal"
     assert not yard.processes[0].killed
     assert yard.served() == [(0, 1), (1, 1)]
+
+
+async def test_a_piece_that_a_worker_cannot_decode_costs_the_edit_and_no_worker(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    inside = yard.processes[1].inside
+    inside.garble = lambda message: isinstance(message, Piece)
+    with pytest.raises(ConfigError) as caught:
+        await yard.crew.publish(pack(2, graph("b")))
+    assert caught.value.problems[0].code == "internal"
+    assert "cannot be decoded" in caught.value.problems[0].message
+    assert yard.served() == [(0, 1), (1, 1)]
+    inside.garble = lambda _: False
+    await yard.crew.publish(pack(3, graph("c")))
+    assert yard.served() == [(0, 3), (1, 3)]
+    assert not any(process.killed for process in yard.processes)
+
+
+async def test_a_worker_that_cannot_be_understood_is_replaced(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    yard.processes[0].stream.garble = lambda message: isinstance(message, Prepared)
+    await yard.crew.publish(pack(2, graph("b")))  # its replacement can be
+    assert yard.processes[0].killed
+    assert yard.served() == [(0, 2), (1, 2)]
+    assert yard.crew.slots[0].restarts == 1
+
+
+async def test_a_listener_that_fails_ends_the_worker_and_never_its_place(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+
+    def fault(_kind: str, _fields: object) -> None:
+        yard.crew.news = lambda *_: None
+        raise RuntimeError("a bug")
+
+    yard.crew.news = fault
+    yard.processes[0].notice("breaker", {})
+    await until(lambda: len(yard.processes) == 3 and yard.crew.slots[0].usable.is_set())
+    assert yard.served() == [(0, 1), (1, 1)]
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_with_pauses(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    yard.no_process = [OSError(errno.EAGAIN, "Resource temporarily unavailable") for _ in range(3)]
+    yard.processes[0].kill()
+    await until(lambda: len(yard.processes) == 3 and yard.crew.slots[0].usable.is_set())
+    assert yard.served() == [(0, 1), (1, 1)]
+    assert yard.pauses == [0.0, 0.1, 0.2, 0.4]
+
+
+async def test_a_first_worker_that_cannot_be_started_ends_the_start() -> None:
+    made = Yard()
+    made.no_process = [OSError(errno.EMFILE, "Too many open files")]
+    made.crew.start()
+    with pytest.raises(StartFailed, match=r"worker 0 could not be started: .*Too many open files, before it served"):
+        await made.crew.failed
+    await made.crew.kill()
 
 
 async def test_a_dead_worker_is_replaced_at_once_and_has_the_generation_before_it_accepts(yard: Yard) -> None:
@@ -322,3 +381,15 @@ async def test_outcomes_of_old_generations_are_forgotten(yard: Yard) -> None:
     await yard.crew.collect(1.0)
     assert len(yard.crew.outcomes()) == 32
     assert max(yard.crew.outcomes()) == 99
+
+
+async def test_what_is_forgotten_goes_in_all_workers_and_in_what_dead_ones_counted(yard: Yard) -> None:
+    await yard.crew.publish(pack(1, graph("a")))
+    for process in yard.processes:
+        process.metrics.counter(ATTEMPTS, "t", "ok").inc()
+    await yard.crew.collect(60)
+    yard.processes[0].kill()
+    await until(lambda: len(yard.processes) == 3 and yard.crew.slots[0].usable.is_set())
+    assert merge(await yard.crew.collect(60), yard.crew.retired).values[(ATTEMPTS, ("t", "ok"))] == 2
+    yard.crew.forget(frozenset({("target", "t")}))
+    assert (ATTEMPTS, ("t", "ok")) not in merge(await yard.crew.collect(60), yard.crew.retired).values

@@ -121,6 +121,17 @@ async def test_a_worker_that_dies_while_building_means_nobody_swaps() -> None:
     assert trace[-2:] == ["abort 0", "abort 1"]
 
 
+async def test_a_fault_of_control_between_the_phases_means_nobody_swaps() -> None:
+    trace: list[str] = []
+
+    def fault() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        await publish([Port(0, trace), Port(1, trace)], PACKAGE, timeout_s=60, adopt=fault)
+    assert trace == ["prepare 0", "prepare 1", "abort 0", "abort 1"]
+
+
 async def test_a_worker_that_dies_while_swapping_is_left_to_its_replacement() -> None:
     trace: list[str] = []
     ports = [Port(0, trace, committed=WorkerGone("worker 0 died")), Port(1, trace)]

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from routerd.daemon.workers.channel import Abort, Ask, Commit, Committed, Drain, Hello, Prepare, Prepared, Tick
+from routerd.daemon.workers.channel import Abort, Ask, Commit, Committed, Drain, Forget, Hello, Piece, Prepare, Prepared, Tick
 from routerd.daemon.workers.generation import pack
 from routerd.daemon.workers.worker import Worker
-from routerd.observe import Metrics
+from routerd.observe import Metrics, Snapshot
 from tests.daemon.fakes import Pipe, Plane, graph, until
 
 
@@ -92,6 +92,31 @@ async def test_a_prepare_without_its_pieces_is_answered_with_a_problem(desk: Des
     assert answer.problems[0].stage == "build"
 
 
+async def test_what_cannot_be_decoded_spoils_the_generation_it_belongs_to_and_no_other(desk: Desk) -> None:
+    desk.inside.garble = lambda message: isinstance(message, Piece) and message.name == "routes"
+    desk.control.send_frames(pack(1, graph("a")).frames)
+    refused = await desk.answer(Prepared)
+    assert isinstance(refused, Prepared)
+    assert [problem.code for problem in refused.problems] == ["internal"]
+    desk.control.send_frames(pack(2, graph("b")).frames[:-1])
+    desk.control.send(Abort(2))
+    desk.inside.garble = lambda _: False
+    desk.control.send_frames(pack(3, graph("c")).frames)
+    fine = await desk.answer(Prepared)
+    assert isinstance(fine, Prepared)
+    assert fine.problems == ()
+    assert gc.isenabled()
+
+
+async def test_a_piece_that_does_not_fit_is_answered_with_a_problem(desk: Desk) -> None:
+    desk.control.send_frames(pack(1, graph("a")).frames[:-1])
+    desk.control.send(Piece(1, "routes", "mapping", 7))
+    desk.control.send(Prepare(1, "a"))
+    refused = await desk.answer(Prepared)
+    assert isinstance(refused, Prepared)
+    assert "the piece routes cannot be added" in refused.problems[0].message
+
+
 async def test_a_question_is_answered_with_every_change_since_the_last(desk: Desk) -> None:
     desk.metrics.counter("routerd_attempts_total", "t", "ok").inc(2)
     desk.control.send(Ask(7))
@@ -99,6 +124,19 @@ async def test_a_question_is_answered_with_every_change_since_the_last(desk: Des
     ticks = desk.sent(Tick)
     assert ticks[0].snapshot.values[("routerd_attempts_total", ("t", "ok"))] == 2  # type: ignore[attr-defined]
     assert ticks[-1].last  # type: ignore[attr-defined]
+
+
+async def test_the_series_of_what_is_forgotten_go_and_control_is_told(desk: Desk) -> None:
+    desk.metrics.counter("routerd_attempts_total", "t", "ok").inc()
+    desk.metrics.counter("routerd_attempts_total", "u", "ok").inc()
+    desk.control.send(Ask(1))
+    desk.control.send(Forget(frozenset({("target", "t")})))
+    desk.control.send(Ask(2))
+    await until(lambda: any(tick.ticket == 2 for tick in desk.sent(Tick)))  # type: ignore[attr-defined]
+    told = Snapshot()
+    for tick in desk.sent(Tick):
+        told.update(tick.snapshot)  # type: ignore[attr-defined]
+    assert [key[1] for key in told.values if key[0] == "routerd_attempts_total"] == [("u", "ok")]
 
 
 async def test_it_ends_when_it_is_drained_and_says_its_last_figures(desk: Desk) -> None:

@@ -1,7 +1,8 @@
 """A fault at every step of a reload: what served serves on in every worker, and the next reload is a good one.
 
 The faults come from a `sitecustomize` on the path of the daemon's processes: it wraps one function each, and raises where the
-test's file names it. In workers a fault strikes the second one only, and only generations newer than what serves.
+test's file names it. In workers a fault strikes the second one only, and only generations newer than what serves. The steps are
+all that run between the look at the files and the last word about them, in the order in which they run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tests.support.process import REPO
 Start = Callable[..., Daemon]
 
 SITE = """
-import importlib, json, pathlib, sys
+import importlib, inspect, json, pathlib, sys
 FILE = pathlib.Path(__file__).with_name("fault")
 IN_WORKER = "routerd.daemon.workers.worker" in sys.orig_argv
 STEPS = {steps}
@@ -40,14 +41,22 @@ def wrap(step, module, name):
         owner = getattr(owner, part)
     real = getattr(owner, last)
 
-    def maybe(*args, **kwargs):
-        wanted, newer_than = json.loads(FILE.read_text())
+    def strike(args):
+        wanted, newer_than, times = json.loads(FILE.read_text())
         number = next((a for a in (getattr(args[0], "number", None), *args) if isinstance(a, int)), 10**9) if args else 10**9
-        if wanted == step and (not IN_WORKER or number > newer_than):
+        if wanted == step and times and (not IN_WORKER or number > newer_than):
+            FILE.write_text(json.dumps([wanted, newer_than, times - 1]))
             raise RuntimeError("a fault at " + step)
+
+    def maybe(*args, **kwargs):
+        strike(args)
         return real(*args, **kwargs)
 
-    setattr(owner, last, maybe)
+    async def maybe_later(*args, **kwargs):
+        strike(args)
+        return await real(*args, **kwargs)
+
+    setattr(owner, last, maybe_later if inspect.iscoroutinefunction(real) else maybe)
 
 if IN_WORKER:
     if json.loads(sys.orig_argv[-1])["index"] == 1:
@@ -63,20 +72,36 @@ CONTROL = {
     "tests": ("routerd.daemon.load.configuration", "run_tests"),
     "gate": ("routerd.daemon.control", "Control._gate"),
     "pack": ("routerd.daemon.reload.queue", "pack"),
+    "taken": ("routerd.daemon.reload.watch", "Watcher.taken"),
     "guard": ("routerd.daemon.reload.queue", "shrunk"),
+    "grant": ("routerd.daemon.credit", "CreditOffice.grant"),
+    "expect": ("routerd.daemon.endpoints.vitals", "Vitals.expect"),
     "publish": ("routerd.daemon.workers.crew", "Crew.publish"),
     "prepare": ("routerd.daemon.workers.crew", "publish"),
     "send": ("routerd.daemon.workers.crew", "Slot.prepare"),
     "adopt": ("routerd.daemon.workers.crew", "Crew._adopt"),
 }
-WORKER = {"assemble": ("routerd.daemon.workers.generation", "Assembly.graph"), "build": ("routerd.server", "Gateway.prepare")}
-AFTER = {
-    "words": ("routerd.config", "diff"),
-    "keep": ("routerd.daemon.reload.keep", "write"),
-    "errands": ("routerd.daemon.outside", "Errands.follow"),
-    "tell": ("routerd.daemon.reload.tell", "Teller._log"),
-    "event": ("routerd.daemon.admin.events", "Events.emit"),
+WORKER = {
+    "decode": ("routerd.daemon.workers.channel", "Piece.__setstate__"),
+    "add": ("routerd.daemon.workers.generation", "Assembly.add"),
+    "assemble": ("routerd.daemon.workers.generation", "Assembly.graph"),
+    "build": ("routerd.server", "Gateway.prepare"),
 }
+AROUND = {
+    "began": ("routerd.daemon.reload.tell", "Teller.began"),
+    "begins": ("routerd.daemon.control", "Control._reload_begins"),
+    "timing": ("routerd.daemon.reload.tell", "Teller.took"),
+    "words": ("routerd.config", "diff"),
+    "ended": ("routerd.daemon.reload.tell", "Teller.ended"),
+    "log": ("routerd.daemon.reload.tell", "Teller._log"),
+    "credits": ("routerd.daemon.credit", "CreditOffice.serve"),
+    "errands": ("routerd.daemon.outside", "Errands.follow"),
+    "known": ("routerd.daemon.known", "Known.follow"),
+    "event": ("routerd.daemon.admin.events", "Events.emit"),
+    "probation": ("routerd.daemon.reload.trial", "Trials._told"),
+    "keep": ("routerd.daemon.reload.keep", "write"),
+}
+SWAP = {"commit": ("routerd.daemon.workers.crew", "Slot.commit"), "swap": ("routerd.server", "Gateway.swap")}
 
 
 def routes(tag: object, more: str = "") -> str:
@@ -93,15 +118,19 @@ async def post(running: Daemon, path: str = "/-/reload") -> tuple[int, dict[str,
 
 
 @pytest.fixture
-def faulty(daemon: Start, tmp_path: pathlib.Path) -> tuple[Daemon, Callable[[str, int], None]]:
+def faulty(daemon: Start, tmp_path: pathlib.Path) -> tuple[Daemon, Callable[..., None]]:
     """Give a daemon of two workers, and a function that arms a fault."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(SITE.replace("{steps}", repr({"control": {**CONTROL, **AFTER}, "worker": WORKER})))
+    swap_in = {"commit": "control", "swap": "worker"}
+    steps = {"control": {**CONTROL, **AROUND}, "worker": {**WORKER}}
+    for step, place in SWAP.items():
+        steps[swap_in[step]][step] = place
+    (site / "sitecustomize.py").write_text(SITE.replace("{steps}", repr(steps)))
 
-    def arm(step: str, newer_than: int = 0) -> None:
+    def arm(step: str, newer_than: int = 0, times: int = 10**6) -> None:
         fresh = site / "fresh"
-        fresh.write_text(json.dumps([step, newer_than]))
+        fresh.write_text(json.dumps([step, newer_than, times]))
         os.replace(fresh, site / "fault")
 
     arm("")
@@ -109,7 +138,7 @@ def faulty(daemon: Start, tmp_path: pathlib.Path) -> tuple[Daemon, Callable[[str
     return running, arm
 
 
-async def test_a_fault_at_any_step_before_the_swap_changes_nothing(faulty: tuple[Daemon, Callable[[str, int], None]]) -> None:
+async def test_a_fault_at_any_step_before_the_swap_changes_nothing(faulty: tuple[Daemon, Callable[..., None]]) -> None:
     running, arm = faulty
     for turn, step in enumerate([*CONTROL, *WORKER], 1):
         before = await running.status()
@@ -123,24 +152,52 @@ async def test_a_fault_at_any_step_before_the_swap_changes_nothing(faulty: tuple
         assert {worker["digest"] for worker in after["workers"]} == {before["digest"]}, step
         assert [worker["pid"] for worker in after["workers"]] == pids, step
         assert (await fetch(running, CHAT, ask())).headers["x-routerd-generation"] == str(before["generation"]), step
-        arm("", 0)
+        arm("")
         status, told = await post(running)
         assert (status, told["result"]) in ((200, "applied"), (200, "unchanged")), (step, told)
         assert (await fetch(running, CHAT, ask(model=f"v{turn}"))).status == 200, step
 
 
-async def test_a_fault_after_the_swap_is_no_fault_of_the_reload(faulty: tuple[Daemon, Callable[[str, int], None]]) -> None:
+async def test_a_fault_beside_the_swap_is_no_fault_of_the_reload(faulty: tuple[Daemon, Callable[..., None]]) -> None:
+    """What only tells of a reload, or follows it, neither fails it nor ends reloading; the answer is that of what serves."""
     running, arm = faulty
-    for turn, step in enumerate(AFTER, 1):
-        arm(step, 0)
+    for turn, step in enumerate(AROUND, 1):
+        arm(step)
+        running.config.write_text(routes(turn))
+        status, told = await post(running)
+        assert (status, told["result"], told["generation"]) == (200, "applied", turn + 1), (step, told)
+        after = await running.status()
+        assert (after["generation"], after["digest"]) == (turn + 1, told["digest"]), step
+        assert [worker["generation"] for worker in after["workers"]] == [turn + 1] * 2, step
+        assert (await fetch(running, CHAT, ask(model=f"v{turn}"))).status == 200, step
+        assert "a fault at " + step in running.process.output, step
+        arm("")
+    running.config.write_text(routes("last"))
+    assert (await post(running))[1]["result"] == "applied"
+
+
+async def test_a_worker_that_fails_to_swap_is_replaced_by_one_that_serves_the_new_one(
+    faulty: tuple[Daemon, Callable[..., None]],
+) -> None:
+    """All workers have built it and control has adopted it: there is no way back, and none is left with the old one."""
+    running, arm = faulty
+    for turn, step in enumerate(SWAP, 1):
+        before = await running.status()
+        arm(step, before["generation"], 1)
         running.config.write_text(routes(turn))
         status, told = await post(running)
         assert (status, told["result"]) == (200, "applied"), (step, told)
-        assert (await running.status())["generation"] == turn + 1, step
-        assert (await fetch(running, CHAT, ask(model=f"v{turn}"))).status == 200, step
-        arm("", 0)
-    running.config.write_text(routes("last"))
-    assert (await post(running))[1]["result"] == "applied"
+
+        async def on_all_workers(number: int = turn + 1) -> bool:
+            workers = (await running.status())["workers"]
+            return all(worker["up"] and worker["generation"] == number for worker in workers)
+
+        await until(on_all_workers, 20)
+        after = await running.status()
+        restarts = [worker["restarts"] for worker in after["workers"]]
+        assert sum(restarts) == turn, (step, restarts)
+        for _ in range(8):  # connections of both workers
+            assert (await fetch(running, CHAT, ask(model=f"v{turn}"))).headers["x-routerd-generation"] == str(turn + 1)
 
 
 # ── verdicts ──

@@ -14,12 +14,13 @@ import aiohttp
 
 from tests.support import answers
 from tests.support.daemon import Daemon, until
-from tests.support.http import CHAT, ask, fetch
+from tests.support.http import CHAT, RawClient, ask, fetch, head_of
 from tests.support.upstream import Call, Upstream
 
 Start = Callable[..., Daemon]
 STREAMS = 50
 CLIENTS = 8
+MEET = 20  # requests of a client between two meetings
 
 
 def routes(upstream: Upstream, model: str, more: str = "") -> str:
@@ -33,61 +34,89 @@ async def post(session: aiohttp.ClientSession, running: Daemon, path: str = "/-/
         return answer.status, await answer.json()
 
 
-async def test_reloads_under_load_cost_nothing(daemon: Start, upstream: Upstream, long_form: bool) -> None:
-    """50 streams stay open over all reloads while 8 clients ask without a pause, each over one connection."""
+class Load:
+    """Clients that ask without a pause, each over one connection, one request after another.
+
+    At each MEETth request they meet: the upstream answers when all of them are there, so each needs a connection of its own and
+    none ages unused. A connection more than at the first meeting is one that something else has cost.
+    """
+
+    def __init__(self, running: Daemon) -> None:
+        self.wrong: list[str] = []
+        self.asked = [0] * CLIENTS
+        self.meeting = asyncio.Barrier(CLIENTS)
+        self._ends_at = 2**62
+        self._running = running
+
+    async def client(self, number: int) -> None:
+        """Ask until told to end. Every second client asks for streams."""
+        stream = number % 2 == 0
+        usual, meets = (json.dumps(ask(text=text, stream=stream)).encode() for text in ("Hello", "meet"))
+        async with RawClient(self._running) as raw:
+            while self.asked[number] < self._ends_at:
+                await raw.send(head_of(CHAT, usual if self.asked[number] % MEET else meets))
+                head = (await raw.read_until(b"\r\n\r\n")).decode()
+                length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+                body = await (raw.reader.readexactly(int(length[1])) if length else raw.read_until(b"\r\n0\r\n\r\n"))
+                target, generation = (re.search(rf"x-routerd-{name}: (\S+)", head) for name in ("target", "generation"))
+                mixed = target is None or generation is None or target[1] != f"up/g{generation[1]}"
+                if not head.startswith("HTTP/1.1 200 ") or mixed or (stream and b"[DONE]" not in body):
+                    self.wrong.append(f"{head} {body[:200]!r}")
+                self.asked[number] += 1
+
+    def end(self) -> None:
+        """Have every client stop at the same request, so that none waits at a meeting for one that has left."""
+        self._ends_at = max(self.asked) + 1
+
+
+async def test_reloads_under_load_cost_nothing(
+    daemon: Start, upstream: Upstream, long_form: bool, tell: Callable[[str], None]
+) -> None:
+    """50 streams stay open over all reloads while 8 clients ask without a pause. Not one connection is opened after the first."""
     gate = asyncio.Event()
+    running = daemon(routes(upstream, "g1"), args=["--workers", "2"])
+    load = Load(running)
 
     async def answer(call: Call) -> None:
         asked = call.request.json()
         if asked["model"] == "held":
             await answers.stream(["before", "after"], gates=[_open(), gate])(call)
-        else:
-            await (answers.stream(["a", "b"]) if asked.get("stream") else answers.reply())(call)
+            return
+        if asked["messages"][0]["content"] == "meet":
+            await load.meeting.wait()
+        await (answers.stream(["a", "b"]) if asked.get("stream") else answers.reply())(call)
 
     upstream.always(answer)
-    running = daemon(routes(upstream, "g1"), args=["--workers", "2"])
     held = [asyncio.create_task(fetch(running, CHAT, ask(model="held", stream=True))) for _ in range(STREAMS)]
     await upstream.received(STREAMS)
     before = await running.metrics()
-    wrong: list[str] = []
-    counted = 0
-    done = asyncio.Event()
-
-    async def client(stream: bool) -> None:
-        nonlocal counted
-        async with aiohttp.ClientSession() as session:
-            while not done.is_set():
-                async with session.post(running.url + CHAT, json=ask(stream=stream)) as got:
-                    body = await got.read()
-                    counted += 1
-                    target, number = got.headers.get("x-routerd-target"), got.headers.get("x-routerd-generation")
-                    if got.status != 200 or target != f"up/g{number}" or (stream and b"[DONE]" not in body):
-                        wrong.append(f"{got.status} {target} in generation {number}: {body[:200]!r}")
-
-    clients = [asyncio.create_task(client(i % 2 == 0)) for i in range(CLIENTS)]
-    await until(lambda: counted > 20 * CLIENTS)
+    clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
+    await until(lambda: min(load.asked) >= MEET)
     opened = upstream.connections_opened
-    reloads = 1000 if long_form else 100
+    reloads, each = (1000, 1000) if long_form else (100, 20)
     falls: list[str] = []
     async with aiohttp.ClientSession() as session:
         for number in range(2, reloads + 2):
             running.write(routes(upstream, f"g{number}"))
             status, told = await post(session, running)
             assert (status, told["generation"]) == (200, number), told
+            await until(lambda due=each * (number - 1): sum(load.asked) >= due or load.wrong, 60.0)  # type: ignore[misc]
+            upstream.requests.clear()  # a million of them would not fit
             if number % 20 == 0:
                 after = await running.metrics()
                 falls += [key for key, value in before.items() if "_total" in key and after.get(key, 0.0) < value]
                 before = after
-    done.set()
+                tell(f"{number} reloads, {sum(load.asked)} requests, {upstream.connections_opened - opened} new connections")
+    load.end()
     outcomes = await asyncio.gather(*clients, return_exceptions=True)
     new_connections = upstream.connections_opened - opened
     gate.set()
     streams = await asyncio.gather(*held)
     assert [o for o in outcomes if o is not None] == []
-    assert wrong == []
+    assert load.wrong == []
     assert falls == []
-    assert counted > reloads
-    assert new_connections <= CLIENTS  # a client more at one worker than before; none for a reload
+    assert sum(load.asked) >= reloads * each
+    assert new_connections == 0
     for one in streams:
         assert (one.status, one.headers["x-routerd-generation"], one.events()[-1]) == (200, "1", "[DONE]")
         assert b"after" in one.body
@@ -118,23 +147,28 @@ def _children(pid: int) -> list[int]:
     return [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_reloads_leave_no_memory_and_no_file_behind(daemon: Start, upstream: Upstream, long_form: bool) -> None:
+async def test_reloads_leave_no_memory_and_no_file_behind(
+    daemon: Start, upstream: Upstream, long_form: bool, tell: Callable[[str], None]
+) -> None:
     upstream.always(answers.reply())
     running = daemon(routes(upstream, "g1", big(0)), args=["--workers", "1"])
-    reloads = 5000 if long_form else 150
+    first, reloads = (500, 5000) if long_form else (150, 150)
 
     async def reload(times: int, start: int) -> None:
         async with aiohttp.ClientSession() as session:
             for number in range(start, start + times):
-                running.write(routes(upstream, f"g{number}", big(number)))
+                running.write(routes(upstream, f"g{number % 10}", big(number)))  # new names keep their series for minutes
                 assert (await post(session, running))[0] == 200
+                if number % 250 == 0:
+                    tell("{} reloads, {:.1f} MB, {} open files".format(number, *await asyncio.to_thread(resources, running)))
         assert (await fetch(running, CHAT, ask())).status == 200
         await asyncio.sleep(0.5)  # freeing is spread over the beats of the worker
 
-    await reload(reloads, 2)  # the history is full and allocators have their size
+    await reload(first, 2)  # the history is full and allocators have their size
     before = await asyncio.to_thread(resources, running)
-    await reload(reloads, reloads + 2)
+    await reload(reloads, first + 2)
     after = await asyncio.to_thread(resources, running)
+    tell(f"{before[0]:.1f} MB and {before[1]} open files before, {after[0]:.1f} MB and {after[1]} after {reloads} reloads")
     assert after[1] <= before[1]
     assert after[0] <= before[0] * 1.02
 
