@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from routerd import __version__
 from routerd.attempt.redaction import Redaction
@@ -22,6 +22,7 @@ from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
 from routerd.plan import Planned, RoutePlan
 from routerd.upstream import Exchange, Origin, Pool, SimulatedExchange, Upstreams
+from routerd.wire.address import credential, own_fields, path_below, with_query
 from routerd.wire.dialect import Dialect, Encoded
 from routerd.wire.dialects import make_dialect
 from routerd.wire.faults.cold import ColdAnswers
@@ -184,20 +185,12 @@ class Wire:
     def _request_head(self, method: str, path: str, lines: Mapping[str, str]) -> bytes:
         """Return the request line and all fields but what ends the head. The provider's own fields win over `lines`."""
         assert self.origin is not None
-        prefix = urlsplit(self.endpoint.url).path.rstrip("/")
-        if path.startswith("v1/") and prefix.endswith("/v1"):  # a base URL with and without its /v1 mean the same
-            path = path[3:]
-        auth = self.provider.auth
-        secret = auth.secret.reveal() if auth.secret else self._live_tokens[-1] if self._live_tokens else ""
-        query = ""
         # Compressed answers would have to be unpacked to be looked at; token streams gain nothing by it.
         fixed = {"host": _host_header(self.origin), "user-agent": f"routerd/{__version__}", "accept-encoding": "identity"}
-        fields = {**fixed, **lines, **{name.lower(): value for name, value in self.provider.headers.items()}}
-        if secret and auth.type == "query":
-            query = f"{'&' if '?' in path else '?'}{quote(auth.name, safe='')}={quote(secret, safe='')}"
-        elif secret and auth.type != "none":
-            fields[auth.name.lower()] = f"{auth.prefix}{secret}"
-        text = f"{method} {_below(prefix, path)}{query} HTTP/1.1\r\n"
+        secret, query = credential(self.provider.auth, self._live_tokens[-1] if self._live_tokens else "")
+        fields = {**own_fields(self.provider, {**fixed, **lines}), **secret}
+        where = path_below(urlsplit(self.endpoint.url).path.rstrip("/"), path)
+        text = f"{method} {with_query(where, query)} HTTP/1.1\r\n"
         text += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return text.encode("latin-1")
 
@@ -243,11 +236,6 @@ def origin_of(url: str) -> Origin:
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     return Origin(parts.hostname or "", parts.port or (443 if tls else 80), tls)
-
-
-def _below(prefix: str, path: str) -> str:
-    """Return the path of a request; a described service may be at its base URL itself."""
-    return f"{prefix}/{path}" if path else prefix or "/"
 
 
 def _host_header(origin: Origin) -> str:

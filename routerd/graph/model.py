@@ -129,6 +129,8 @@ class Quirks:
     own_params: tuple[str, ...] = ()  # parameters that this vendor invented: they go to no other
     drop_message_fields: tuple[str, ...] = ()
     response_format: str = "nested"  # where the schema stands: nested (in json_schema) | flat (beside `type`)
+    only_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # parameter -> all values that it accepts
+    tool_call_id_chars: int | None = None  # ids of tool calls are exactly so many letters and digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

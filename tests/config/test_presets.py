@@ -16,8 +16,9 @@ from routerd.config.compile.provider.traits import CAPABLE
 from routerd.config.report import Report
 from routerd.config.source import Limits, parse, preset_names, preset_text
 from routerd.config.tree import Tree
+from routerd.daemon.endpoints.probes import probe_question
 from routerd.errors import ConfigError
-from routerd.graph import Provider
+from routerd.graph import Discover, LoadSource, Probe, Provider
 from routerd.wire import make_dialect
 from routerd.wire.anthropic import MessagesClient
 from routerd.wire.template.request import _PLACES, PLACEHOLDER
@@ -56,6 +57,63 @@ def test_a_preset_says_where_its_facts_are_from_and_holds_no_secret(name: str) -
     assert body["dialect"]
 
 
+ENGINES = {"vllm", "sglang", "llamacpp"}
+MIXED_LISTS = {
+    "azure-openai", "cohere", "deepinfra", "gemini", "groq", "lmstudio", "mistral", "nebius", "novita", "ollama", "openai",
+    "openrouter", "portkey", "together", "venice", "xai",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_health_load_and_discovery_need_no_more_than_true_with_a_preset(load_text: LoadText, name: str) -> None:
+    url = ", base_url: 'https://r.example/v1'" if name in NEEDS_URL else ""
+    found = provider(load_text, f"{{preset: {name}, api_key: k{url}, health: true, load: true, discover: true}}")
+    assert found.probe is not None
+    where = dict.fromkeys(ENGINES, ("path", "/health")) | {"ollama": ("path", "/api/version")}
+    assert (found.probe.kind, found.probe.path) == where.get(name, ("models", ""))
+    question = probe_question(found, found.endpoints[0], found.probe)
+    assert not question.body  # nothing that could cost money
+    assert found.load is not None
+    assert found.load.metrics == "/metrics"
+    assert found.discover is not None
+    assert found.discover.chat_only == (name in MIXED_LISTS)
+    quiet = provider(load_text, f"{{preset: {name}, api_key: k{url}}}")
+    assert (quiet.probe, quiet.load, quiet.discover) == (None, None, None)
+
+
+def test_a_block_is_joined_with_what_the_preset_starts_it_from(load_text: LoadText) -> None:
+    found = provider(load_text, "{preset: vllm, health: {every: 5s}, load: {every: 1s}, discover: {every: 1m}}")
+    assert found.probe == Probe(kind="path", path="/health", every_s=5.0)
+    assert found.load == LoadSource(metrics="/metrics", every_s=1.0)
+    found = provider(load_text, "{preset: vllm, health: {probe: models}}")
+    assert found.probe == Probe(kind="models")
+    blocks = "health: {path: /up}, discover: {chat_only: false, include: [gpt-*]}"
+    found = provider(load_text, f"{{preset: openai, api_key: k, {blocks}}}")
+    assert found.probe == Probe(kind="path", path="/up", every_s=60.0, timeout_s=10.0)
+    assert found.discover == Discover(include=("gpt-*",), chat_only=False)
+    off = provider(load_text, "{preset: vllm, health: false, load: false, discover: false}")
+    assert (off.probe, off.load, off.discover) == (None, None, None)
+
+
+def test_what_a_block_starts_from_is_no_key_of_a_file(load_text: LoadText) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text("version: 1\nproviders: {p: {base_url: 'http://a/v1', defaults: {}}}\nmodels: {m: {chain: [p/x]}}")
+    assert "unknown key 'defaults'" in render(caught.value.problems)
+
+
+def test_an_anchor_for_two_presets_is_filled_for_each(load_text: LoadText) -> None:
+    text = """
+version: 1
+x-h: &h {every: 30s}
+providers:
+  a: {preset: vllm, health: *h}
+  b: {preset: ollama, health: *h}
+models: {m: {chain: [a/x, b/x]}}
+"""
+    found = load_text(text).graph.providers
+    assert [one.probe.path for one in found.values() if one.probe is not None] == ["/health", "/api/version"]
+
+
 def test_what_a_provider_says_itself_wins(load_text: LoadText) -> None:
     found = provider(
         load_text,
@@ -87,7 +145,7 @@ models: {m: {chain: [a/x, b/x, c/x]}}
 """
     found = load_text(text).graph.providers
     assert found["a"].quirks.drop_message_fields == ("name",)
-    assert found["b"].quirks.drop_message_fields == ("refusal", "reasoning_content")
+    assert found["b"].quirks.drop_message_fields == ("refusal", "annotations", "audio", "reasoning_content")
     assert found["c"].quirks.drop_message_fields == ()
     assert {one.quirks.response_format for one in found.values()} == {"flat"}
 

@@ -135,6 +135,8 @@ QUIRKS = {
     "own_params": ["plugins"],
     "drop_message_fields": ["name"],
     "response_format": "flat",
+    "only_values": {"n": [1]},
+    "tool_call_id_chars": 9,
 }
 # Property -> what to set where in BASE (a mapping of paths to values).
 CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {

@@ -3,14 +3,15 @@
 The rule: `headers`, `body`, `offers` and `quirks` are joined key by key (header names whatever their case); every other key
 replaces the preset's whole. `endpoints` take the place of a preset's `base_url`. What comes from a preset has its place there
 (`preset openai:4:11`) for whoever asks where a value comes from; a complaint about it is shown at the provider.
-The files are data beside this package: the same keys as a provider in routes.yaml, each fact with its source.
+The files are data beside this package: the same keys as a provider in routes.yaml, each fact with its source. One key is theirs
+alone: `defaults`, what `health`, `load` and `discover` start from where a provider has them. So `health: true` is enough there.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from routerd.config.report import Report
@@ -20,6 +21,8 @@ from routerd.config.tree import Mark, Tree
 __all__ = ["fill_in", "preset_names", "preset_text"]
 
 JOINED = ("headers", "body", "offers", "quirks")
+STARTED = ("health", "load", "discover")
+_ONE_OF = frozenset({"path", "probe", "model"})  # of `health`: who says one of them says what is asked
 PREFIX = "preset "  # of the name that a preset's values have as their file
 
 
@@ -56,20 +59,39 @@ def fill_in(report: Report) -> None:
 
 def _complete(tree: Tree, body: dict[str, Any], base: Mapping[str, Any]) -> None:
     for key in base:
-        if key not in body:
+        if key == "defaults":
+            _start(tree, body, base[key])
+        elif key not in body:
             if not (key == "base_url" and "endpoints" in body):
                 _take(tree, body, base, key)
         elif key in JOINED and isinstance(body[key], dict) and body[key] is not base[key]:
-            own = body[key]
-            joined = dict(own)  # not in place: an anchor may stand in another provider too
-            tree.marks[id(joined)] = (joined, dict(_marks(tree, own)))
-            for places in (tree.raw, tree.plain, tree.unresolved):
-                _copy(places, own, joined)
-            there = {name.lower() for name in own} if key == "headers" else own
-            for name in base[key]:
-                if (name.lower() if key == "headers" else name) not in there:
-                    _take(tree, joined, base[key], name)
-            body[key] = joined
+            plain = str.lower if key == "headers" else str
+            there = {plain(name) for name in body[key]}
+            body[key] = _joined(tree, body[key], base[key], [name for name in base[key] if plain(name) not in there])
+
+
+def _start(tree: Tree, body: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Let the blocks that a provider has begin with what the preset knows."""
+    for key in STARTED:
+        if key not in defaults:
+            continue
+        own = {} if body.get(key) is True else body.get(key)
+        if isinstance(own, dict):
+            if not own:
+                tree.marks[id(own)] = (own, {})
+            said = own.keys() | _ONE_OF if key == "health" and _ONE_OF & own.keys() else own.keys()
+            body[key] = _joined(tree, own, defaults[key], [name for name in defaults[key] if name not in said])
+
+
+def _joined(tree: Tree, own: dict[str, Any], base: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return `own` with these entries of `base`. Not in place: an anchor may stand in another provider too."""
+    joined = dict(own)
+    tree.marks[id(joined)] = (joined, dict(_marks(tree, own)))
+    for places in (tree.raw, tree.plain, tree.unresolved):
+        _copy(places, own, joined)
+    for name in names:
+        _take(tree, joined, base, name)
+    return joined
 
 
 def _take(tree: Tree, into: dict[str, Any], base: Mapping[str, Any], key: str) -> None:

@@ -14,11 +14,13 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from routerd.graph import ClientCredentials, Endpoint, LoadSource, Probe, Provider
 from routerd.health import EndpointState, Streak
+from routerd.wire.address import credential, own_fields, path_below, with_query
 from routerd.wire.listing.gauges import engine_load
+from routerd.wire.listing.model_list import list_path
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -31,8 +33,6 @@ LIMIT_BYTES = 4 * 1024 * 1024  # a vLLM with many models has some 100 KiB of met
 STALE_AFTER = 3  # gauges are believed for so many periods
 JITTER_RATIO = 0.1
 TOO_MANY = 429  # says nothing of an engine's health
-MODELS_PATHS = {"ollama": "api/tags"}
-VERSION_FIELDS = {"anthropic": {"anthropic-version": "2023-06-01"}}
 
 
 _Work = dict[tuple[Any, ...], Coroutine[Any, Any, None]]
@@ -139,44 +139,40 @@ def probe_question(provider: Provider, endpoint: Endpoint, probe: Probe) -> Ques
     """Return what a probe asks. A path is below the address, not below its /v1: engines have it there."""
     if probe.kind == "path":
         return Question(url=_root(endpoint.url) + probe.path, timeout_s=probe.timeout_s)
-    headers, query = _credential(provider)
     if probe.kind == "models":
-        path = provider.offers.get("model", MODELS_PATHS.get(provider.dialect, "models"))
-        url = f"{endpoint.url}/{path}{query}"
-        return Question(url=url, timeout_s=probe.timeout_s, headers=headers, oauth=provider.auth.oauth)
+        return _question(provider, endpoint, list_path(provider.dialect, provider.offers), probe.timeout_s)
     body = {**provider.body, "model": probe.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     path = provider.offers.get("chat", "chat/completions")
-    fields = (*headers, ("content-type", "application/json"))
-    return Question(
-        url=f"{endpoint.url}/{path}{query}",
-        timeout_s=probe.timeout_s,
-        headers=fields,
-        body=json.dumps(body).encode(),
-        oauth=provider.auth.oauth,
-    )
+    return _question(provider, endpoint, path, probe.timeout_s, json.dumps(body).encode())
 
 
 def load_question(provider: Provider, endpoint: Endpoint, source: LoadSource) -> Question:
     """Return how an engine is asked for its gauges; an answer that takes longer than the period is of no use."""
-    url, fields = _root(endpoint.url) + source.metrics, _credential(provider)[0]
-    return Question(url=url, timeout_s=source.every_s, headers=fields, oauth=provider.auth.oauth)
+    fields = {**own_fields(provider, {}), **credential(provider.auth)[0]}
+    return Question(
+        url=_root(endpoint.url) + source.metrics,
+        timeout_s=source.every_s,
+        headers=tuple(sorted(fields.items())),
+        oauth=provider.auth.oauth,
+    )
+
+
+def _question(provider: Provider, endpoint: Endpoint, path: str, timeout_s: float, body: bytes = b"") -> Question:
+    secret, query = credential(provider.auth)
+    fields = {**own_fields(provider, {"content-type": "application/json"} if body else {}), **secret}
+    where = with_query(path_below(urlsplit(endpoint.url).path.rstrip("/"), path), query)
+    return Question(
+        url=_root(endpoint.url) + where,
+        timeout_s=timeout_s,
+        headers=tuple(sorted(fields.items())),
+        body=body,
+        oauth=provider.auth.oauth,
+    )
 
 
 def _root(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _credential(provider: Provider) -> tuple[tuple[tuple[str, str], ...], str]:
-    """Return the headers and the query that a request to the provider needs."""
-    headers = {**VERSION_FIELDS.get(provider.dialect, {}), **{name.lower(): value for name, value in provider.headers.items()}}
-    auth, query = provider.auth, ""
-    if auth.secret:
-        if auth.type == "query":
-            query = f"?{quote(auth.name, safe='')}={quote(auth.secret.reveal(), safe='')}"
-        elif auth.type in ("bearer", "header"):
-            headers[auth.name.lower()] = f"{auth.prefix}{auth.secret.reveal()}"
-    return tuple(sorted(headers.items())), query
 
 
 class HttpFetch:

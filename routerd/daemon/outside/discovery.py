@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from routerd.daemon.outside.session import Outside, OutsideFault
 from routerd.daemon.outside.tokens import TokenKeeper
@@ -24,6 +24,7 @@ from routerd.daemon.tasks import Tasks
 from routerd.graph import Provider
 from routerd.observe import Metrics
 from routerd.plan import ModelNews
+from routerd.wire.address import credential, own_fields, path_below, with_query
 from routerd.wire.listing.model_list import Listed, list_path, next_path, read_page
 
 __all__ = ["Discovery"]
@@ -155,31 +156,17 @@ class Discovery:
         return tuple(found.values())[:MAX_MODELS]
 
     async def _page(self, provider: Provider, base: str, path: str) -> Any:
-        headers, query, token = await self._credential(provider)
-        if path.startswith("v1/") and urlsplit(base).path.endswith("/v1"):  # as for requests: /v1 is there once
-            path = path[3:]
-        url = f"{base}/{path}" + (f"{'&' if '?' in path else '?'}{query}" if query else "")
+        token = await self._tokens.get(provider.auth.oauth) if provider.auth.oauth is not None else ""
+        secret, query = credential(provider.auth, token)
+        headers = {**own_fields(provider, {"accept": "application/json"}), **secret}
+        parts = urlsplit(base)
+        url = f"{parts.scheme}://{parts.netloc}{with_query(path_below(parts.path.rstrip('/'), path), query)}"
         reply = await self._outside.request("GET", url, headers, timeout_s=TIMEOUT_S, most_bytes=PAGE_BYTES)
         if reply.status != 200:
             if reply.status == 401 and provider.auth.oauth is not None:
                 self._tokens.want(provider.auth.oauth, token)  # for the next time
             raise OutsideFault(f"the answer is a {reply.status}")
         return await asyncio.to_thread(read_page, reply.body)
-
-    async def _credential(self, provider: Provider) -> tuple[dict[str, str], str, str]:
-        """Return the headers, what the query needs, and the access token where it is one."""
-        headers = {"accept": "application/json", **{name.lower(): text for name, text in provider.headers.items()}}
-        if provider.dialect == "anthropic":
-            headers.setdefault("anthropic-version", "2023-06-01")
-        auth, token = provider.auth, ""
-        if auth.oauth is not None:
-            token = await self._tokens.get(auth.oauth)
-        secret = token or (auth.secret.reveal() if auth.secret else "")
-        if secret and auth.type == "query":
-            return headers, f"{quote(auth.name, safe='')}={quote(secret, safe='')}", token
-        if secret and auth.type != "none":
-            headers[auth.name.lower()] = f"{auth.prefix}{secret}"
-        return headers, "", token
 
     # ── what becomes of it ──
 

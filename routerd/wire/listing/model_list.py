@@ -2,7 +2,8 @@
 
 The list stands in `data` (OpenAI and most others; llama.cpp gives `models` as well), in `models` (Gemini, Ollama), or is the
 whole answer (Together). A model is named by `id`, `model` or `name`; Gemini's `models/` in front is no part of its name. All else
-may be missing. Pages: Anthropic's `has_more` and `last_id`, Gemini's `nextPageToken`, and a `page=1` in the configured path.
+may be missing. Pages: Anthropic's `has_more` and `last_id`, Gemini's `nextPageToken`, and a `page=1` in the configured path (one
+with fewer than `per_page` is the last).
 Whether a model chats is told from what the list says of it, else from its name; in doubt it does.
 """
 
@@ -44,10 +45,11 @@ class Listed(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One answer. `more`: query parameters of the next page; empty: none is told of."""
+    """One answer. `more`: query parameters of the next page; empty: none is told of. `rows`: how many entries it had."""
 
     models: tuple[Listed, ...]
     more: Mapping[str, str]
+    rows: int = 0
 
 
 def list_path(dialect: str, offers: Mapping[str, str]) -> str:
@@ -61,7 +63,7 @@ def next_path(path: str, page: Page) -> str:
     asked = dict(parse_qsl(query))
     if page.more:
         asked.update(page.more)
-    elif asked.get("page", "").isdecimal() and page.models:
+    elif asked.get("page", "").isdecimal() and page.models and page.rows >= _number(asked.get("per_page", "")):
         asked["page"] = str(int(asked["page"]) + 1)
     else:
         return ""
@@ -78,7 +80,11 @@ def read_page(body: bytes) -> Page:
     rows = next((rows for key in ("data", "models") if isinstance(rows := fields.get(key), list)), None)
     if rows is None:
         raise ValueError("the answer holds no list of models")
-    return Page(tuple(dict.fromkeys(_models(rows))), _more(fields))
+    return Page(tuple(dict.fromkeys(_models(rows))), _more(fields), len(rows))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
 
 
 def _models(rows: list[Any]) -> Iterator[Listed]:

@@ -65,7 +65,9 @@ def test_pages_go_on_as_each_provider_has_it() -> None:
     gemini = read_page(b'{"models": [{"name": "models/g"}], "nextPageToken": "a/b="}')
     assert next_path("models?pageSize=1000", gemini) == "models?pageSize=1000&pageToken=a%2Fb%3D"
     numbered = read_page(b'{"data": [{"id": "a"}]}')
-    assert next_path("models?page=1&per_page=1000", numbered) == "models?page=2&per_page=1000"
+    assert next_path("models?page=1&per_page=1", numbered) == "models?page=2&per_page=1"
+    assert next_path("models?page=1&per_page=1000", numbered) == ""  # it is not full
+    assert next_path("models?page=1", numbered) == "models?page=2"
     assert next_path("models?page=2&per_page=1000", Page((), {})) == ""
     assert next_path("models", numbered) == ""
 

@@ -125,15 +125,61 @@ def test_the_usage_of_a_stream_is_not_asked_for_where_that_is_an_error() -> None
     assert body["stream_options"] == {"include_usage": True}
 
 
+@pytest.mark.parametrize("value", [1, 1.0, None])
+def test_a_value_that_is_accepted_is_sent(value: Any) -> None:
+    body, dropped, _ = sent(provider(only_values={"n": (1,)}), {"messages": MESSAGES, "n": value})
+    assert (body["n"], dropped) == (value, ())
+
+
+@pytest.mark.parametrize("value", [2, 0, "1", True, [1], {"n": 1}])
+def test_a_value_without_which_the_answer_would_be_another_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        sent(provider(only_values={"n": (1,)}, drop_params=("n",)), {"messages": MESSAGES, "n": value})
+    assert (caught.value.param, caught.value.code) == ("n", "unsupported_value")
+    assert "no other `n` than 1" in caught.value.message
+
+
+def test_an_accepted_value_of_a_refused_parameter_is_left_out() -> None:
+    body, _, _ = sent(provider(only_values={"n": (1,)}, drop_params=("n",)), {"messages": MESSAGES, "n": 1})
+    assert "n" not in body
+
+
+def tool_round(*ids: Any) -> list[dict[str, Any]]:
+    """Return a conversation with one call and one result for each id."""
+    calls = [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids]
+    results = [{"role": "tool", "tool_call_id": one, "content": "ok"} for one in ids]
+    return [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+
+
+def test_ids_of_tool_calls_get_the_providers_form_and_still_meet() -> None:
+    nine = provider(tool_call_id_chars=9)
+    given = ("call_PTLP8xhu3uwZk4l3nlnrrJha", "bAyGEuxg1", "toolu_01", "functions.weather:0", "ä" * 300, "")
+    messages = sent(nine, {"messages": tool_round(*given)})[0]["messages"]
+    calls = [one["id"] for one in messages[1]["tool_calls"]]
+    assert calls == [one["tool_call_id"] for one in messages[2:]]
+    assert len(set(calls)) == len(given)
+    assert all(len(one) == 9 and one.isascii() and one.isalnum() for one in calls)
+    assert calls[1] == "bAyGEuxg1"  # its own stay
+    assert messages == sent(nine, {"messages": tool_round(*given)})[0]["messages"]  # the next turn of the conversation
+    assert [one["content"] for one in messages[2:]] == ["ok"] * len(given)
+
+
+def test_without_a_form_of_ids_messages_keep_their_bytes() -> None:
+    raw = json.dumps(tool_round("call_1")).encode()
+    out, _ = RequestQuirks(Quirks(developer_role="system"), ()).apply({"messages": msgspec.Raw(raw)}, "chat")
+    assert bytes(out["messages"]) == raw
+
+
 def test_an_operation_goes_to_the_path_that_is_offered() -> None:
     assert sent(provider(offers={"chat": "chat"}), {"messages": MESSAGES})[2] == "chat"
     assert sent(provider(), {"messages": MESSAGES})[2] == "chat/completions"
 
 
+FIELDS = ["role", "name", "json_schema", "schema", "type", "content", "tool_calls", "tool_call_id", "id"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=8) | st.sampled_from(["developer", "required"]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "name", "json_schema", "schema", "type", "content"]), inner, max_size=4),
+    | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
     max_leaves=12,
 )
 
@@ -146,6 +192,8 @@ def test_no_client_value_raises_anything_but_bad_request(messages: Any, tool_cho
         param_values={"response_format": {"required": "any"}},
         drop_message_fields=("name",),
         response_format="flat",
+        only_values={"tool_choice": ("required", True)},
+        tool_call_id_chars=9,
     )
     body = {
         key: msgspec.Raw(json.dumps(value).encode())

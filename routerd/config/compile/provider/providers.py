@@ -88,8 +88,8 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
         simulator=_simulator(build, (*path, "simulator"), body.get("simulator", {})) if dialect == "simulator" else None,
         breaker=fields.breaker(build, (*path, "breaker"), body.get("breaker", {}), defaults.breaker),
         slow_start_s=_slow_start_s(build, path, body),
-        probe=_probe(build, (*path, "health"), body["health"], dialect) if "health" in body else None,
-        load=_load(build, (*path, "load"), body["load"]) if "load" in body else None,
+        probe=_probe(build, (*path, "health"), body["health"], dialect) if body.get("health") not in (None, False) else None,
+        load=_load(build, (*path, "load"), body["load"]) if body.get("load") not in (None, False) else None,
         template=template(build, path, body) if dialect == "template" else None,
         timeouts=fields.timeouts(build, defaults.timeouts, overrides),
         retry=defaults.retry,
@@ -192,7 +192,14 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
     return tuple(out)
 
 
-def _probe(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> Probe:
+def _probe(build: Build, path: Path, spec: Mapping[str, Any] | bool, dialect: str) -> Probe:
+    body = spec if isinstance(spec, Mapping) else {}
+    if "path" not in body and "probe" not in body:
+        hint = "for example `path: /health`, or `probe: models`; presets know theirs"
+        build.error(path, "missing-key", "a health check needs a `path` or a `probe`", hint, at_key=True)
+        return Probe(kind="path")
+    if "path" in body and "probe" in body:
+        build.error((*path, "probe"), "conflicting-keys", "a health check has a path already", "keep one of the two", at_key=True)
     kind = body.get("probe", "path")
     if kind == "chat":
         if dialect != "openai":
@@ -209,7 +216,8 @@ def _probe(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> P
     return probe
 
 
-def _load(build: Build, path: Path, body: Mapping[str, Any]) -> LoadSource:
+def _load(build: Build, path: Path, spec: Mapping[str, Any] | bool) -> LoadSource:
+    body = spec if isinstance(spec, Mapping) else {}
     lengths = fields.seconds_of(build, path, {key: body[key] for key in ("every",) if key in body})
     plain: dict[str, Any] = {key: body[key] for key in ("metrics",) if key in body}
     return LoadSource(**(plain | lengths))

@@ -26,6 +26,7 @@ def quirks(body: Mapping[str, Any]) -> Quirks:
     """Compile a `quirks` block."""
     given: dict[str, Any] = {key: value for key, value in body.get("quirks", {}).items() if not key.startswith("x-")}
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    plain["only_values"] = {name: tuple(values) for name, values in given.get("only_values", {}).items()}
     return Quirks(**plain)
 
 
