@@ -9,7 +9,7 @@ Cost and concurrency: one event loop; a unary attempt wakes the request's task o
 """
 
 from routerd.attempt.lane import Lane, Passing, origin_of
-from routerd.attempt.loop import Answer, Attempts
+from routerd.attempt.loop import Answer, Attempts, Setting
 from routerd.attempt.sink.passage import Passage
 from routerd.attempt.sink.relay import Downstream, Ended, Relay, error_event
 from routerd.attempt.timer import Ticker
@@ -26,6 +26,7 @@ __all__ = [
     "Passage",
     "Passing",
     "Relay",
+    "Setting",
     "Ticker",
     "TokenNews",
     "Tokens",

@@ -15,7 +15,7 @@ from routerd.attempt.speech import Speaker, Speech
 from routerd.errors import Delivery, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import WireResponse
-from routerd.upstream import Connection, Exchange
+from routerd.upstream import Exchange
 from routerd.wire.dialect import Encoded
 
 __all__ = ["Cap", "fetch", "open_stream"]
@@ -28,7 +28,9 @@ async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_b
     timeouts = wire.target.timeouts
     head, rest = wire.message(encoded, False, request_id)
     while True:
-        exchange, used = await _connect(wire, encoded.path, timeouts, cap)
+        exchange, used = wire.take(encoded.path)
+        if exchange is None:
+            exchange, used = await _dial(wire, timeouts, cap), False
         sink = Collect(wire.loop.create_future(), exchange, timeouts, wire.ticker, cap, limit_bytes)
         exchange.send(head, sink, rest)
         try:
@@ -47,7 +49,9 @@ async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) ->
     request = speaker.request
     head, rest = wire.message(speech.encoded, True, request.request_id)
     while True:
-        exchange, used = await _connect(wire, speech.encoded.path, timeouts, cap)
+        exchange, used = wire.take(speech.encoded.path)
+        if exchange is None:
+            exchange, used = await _dial(wire, timeouts, cap), False
         if client is None:
             relay = Relay(exchange, dialect.scan(speech.call), timeouts, wire.ticker, cap, dialect.stream_types)
         else:
@@ -69,13 +73,8 @@ async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) ->
             return relay
 
 
-async def _connect(wire: Wire, path: str, timeouts: Timeouts, cap: Cap) -> tuple[Exchange, bool]:
-    """Return an exchange, and whether its connection was used before."""
-    pool = wire.pool
-    if pool is None:
-        return wire.simulate(path), False
-    connection: Connection | None = pool.take()
-    if connection is not None:
-        return connection, True
+async def _dial(wire: Wire, timeouts: Timeouts, cap: Cap) -> Exchange:
+    """Return a new connection."""
+    assert wire.pool is not None
     left_s = cap[1] - wire.loop.time()
-    return await pool.dial(max(0.001, min(timeouts.connect_s, left_s))), False
+    return await wire.pool.dial(max(0.001, min(timeouts.connect_s, left_s)))

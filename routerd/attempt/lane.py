@@ -142,6 +142,12 @@ class Wire:
             self._redaction = None
         return token
 
+    def take(self, path: str) -> tuple[Exchange | None, bool]:
+        """Return an exchange that is there, and whether its connection was used before; None: one has to be dialled."""
+        if self.pool is None:
+            return self.simulate(path), False
+        return self.pool.take(), True
+
     def simulate(self, path: str) -> Exchange:
         """Return an exchange with the built-in upstream."""
         simulator = self.provider.simulator
@@ -198,11 +204,12 @@ class Wire:
 class Lane:
     """One route, ready. `routes` made on the fly (direct providers) get one too: their names are bounded."""
 
-    __slots__ = ("_attempts", "_metrics", "_surroundings", "_wires", "plan", "route")
+    __slots__ = ("_attempts", "_metrics", "_surroundings", "_wires", "plan", "route", "timed")
 
     def __init__(self, graph: Graph, route: Route, surroundings: Surroundings, metrics: Metrics) -> None:
         self.route = route
         self.plan = RoutePlan(graph, route)
+        self.timed = self.plan.needs_latency  # some group balances by latency
         self._surroundings = surroundings
         self._metrics = metrics
         self._wires: list[Wire | None] = [None] * len(self.plan.every)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -34,7 +35,9 @@ from routerd.wire.faults.classify import classify, fault_error
 from routerd.wire.faults.ratelimit import Headers, used_up_s
 from routerd.wire.openai.answer import UnaryAnswer
 
-__all__ = ["Answer", "Attempts", "Reserve"]
+__all__ = ["Answer", "Attempts", "Reserve", "Setting"]
+
+Once = Callable[[Planned, tuple[float, float]], Awaitable["Answer"]]
 
 MAX_COOLDOWN_S = 3600.0  # what an upstream may ask for at most; a typing error in a header must not park an endpoint for a day
 
@@ -61,61 +64,92 @@ class Answer(msgspec.Struct):
     started_s: float = 0.0
 
 
-@dataclass(slots=True, kw_only=True)
-class Attempts:
-    """The attempts of one request. `body` is the request with the route's edits; `records` tells what happened, in order."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the requests of one generation have in common. `now` is monotonic."""
 
-    lane: Lane
-    request: ModelRequest
-    body: Mapping[str, Any]
-    plan: Sequence[Planned]
     health: View
     rng: random.Random
-    reserve: Reserve | None
     response_limit_bytes: int
-    now: Callable[[], float]
-    now_unix: Callable[[], float]
-    client_dialect: ClientDialect | None = None
-    passing: Passing | None = None  # the request is passed on as it came, with this
-    overflow: Callable[[], Sequence[Planned]] | None = None  # the plan for a prompt that is too long
-    timed: bool = False  # some group of the route balances by latency
-    records: list[AttemptRecord] = field(default_factory=list)
-    upstream_s: float = 0.0
-    at: Planned | None = None  # the target that was tried last
-    stopped: bool = False  # a cancel is routerd's own doing, not the client's
+    now: Callable[[], float] = time.monotonic
+    now_unix: Callable[[], float] = time.time
+
+
+class Attempts:
+    """The attempts of one request. `body` is the request with the route's edits; `records` tells what happened, in order.
+
+    `passing`: the request is passed on as it came, with this; `overflow`: the plan for a prompt that is too long.
+    """
+
+    __slots__ = (
+        "_client_dialect", "_overflow", "_reserve", "_setting",
+        "at", "body", "health", "lane", "passing", "plan", "records", "request", "stopped", "upstream_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        setting: Setting,
+        lane: Lane,
+        request: ModelRequest,
+        body: Mapping[str, Any],
+        plan: Sequence[Planned],
+        *,
+        client_dialect: ClientDialect | None = None,
+        passing: Passing | None = None,
+        reserve: Reserve | None = None,
+        overflow: Callable[[], Sequence[Planned]] | None = None,
+    ) -> None:
+        self._setting = setting
+        self.health = setting.health
+        self.lane = lane
+        self.request = request
+        self.body = body
+        self.plan = plan
+        self._client_dialect = client_dialect
+        self.passing = passing
+        self._reserve = reserve
+        self._overflow = overflow
+        self.records: list[AttemptRecord] = []
+        self.upstream_s = 0.0
+        self.at: Planned | None = None  # the target that was tried last
+        self.stopped = False  # a cancel is routerd's own doing, not the client's
 
     async def run(self) -> Answer:
         """Return the first good answer. Raises AttemptsExhausted, or RequestError where the request itself is at fault.
 
         The caller owns the endpoint's in-flight count and the lease of a streamed answer: `finish` gives both back.
         """
-        route = self.lane.route
-        deadline_s = route.failover.deadline_s
+        route, now = self.lane.route, self._setting.now
+        deadline_s, most = route.failover.deadline_s, route.failover.max_attempts
         deadline_at_s = self.request.arrived_at_s + deadline_s if deadline_s is not None else float("inf")
-        queue = Queue(self.plan, route, self.rng, self.overflow)
+        deadline = (deadline_s or 0.0, deadline_at_s)
+        queue = Queue(self.plan, route, self._setting.rng, self._overflow)
         last: UpstreamError | None = None
         refused: RequestError | None = None
-        while len(self.records) - queue.uncounted < route.failover.max_attempts and self.now() < deadline_at_s:
+        while len(self.records) - queue.uncounted < most and now() < deadline_at_s:
             entry = queue.next()
             if entry is None:
                 break
-            if entry.at_s:
-                await asyncio.sleep(max(0.0, entry.at_s - self.now()))
-            planned = entry.planned
-            if self.now() >= self._until_s(planned, deadline_at_s):  # its `total` has passed; another's may be longer
+            planned, at_s = entry
+            if at_s:
+                await asyncio.sleep(max(0.0, at_s - now()))
+            until_s = self._until_s(planned, deadline_at_s)
+            if now() >= until_s:  # its `total` has passed; another's may be longer
                 continue
+            lease: Lease | None = None
+            if self._reserve is not None:
+                try:
+                    lease = await self._reserved(self._reserve, planned, deadline_at_s)
+                except BudgetExceeded as exc:  # our own limit for this provider: as if it were not there
+                    refused = exc
+                    continue
             try:
-                lease = await self._reserved(self.reserve, planned, deadline_at_s) if self.reserve is not None else None
-            except BudgetExceeded as exc:  # our own limit for this provider: as if it were not there
-                refused = exc
-                continue
-            try:
-                return await self._attempt(planned, lease, (deadline_s or 0.0, deadline_at_s))
+                return await self._attempt(planned, lease, deadline)
             except Inexpressible as exc:
                 refused = exc.refusal
             except UpstreamError as exc:
                 last = _worth_telling(last, exc)
-                goes_on = queue.failed(planned, exc, self.now(), self._until_s(planned, deadline_at_s))
+                goes_on = queue.failed(planned, exc, now(), until_s)
                 lost = self.passing is not None and not self.passing.upload.replayable
                 if lost or not goes_on:
                     raise AttemptsExhausted(self.records, exc) from exc
@@ -139,7 +173,7 @@ class Attempts:
 
     def finish(self, answer: Answer, usage: Usage | None) -> None:
         """Give back what a good answer held. `usage` None: the upstream did not say, the reservation stands."""
-        now_s = self.now()
+        now_s = self._setting.now()
         endpoint = answer.planned.endpoint.name
         self.health.end(endpoint)
         sink = answer.relay or answer.passage
@@ -152,38 +186,38 @@ class Attempts:
                 answer.lease.settle(spent(usage, answer.planned.target.price), now_s)
             answer.lease.release(now_s)
 
+    @property
+    def client_dialect(self) -> ClientDialect | None:
+        """How the client wants to be answered; None: in OpenAI's words."""
+        return self._client_dialect
+
     def count_malformed(self, target: str, events: int) -> None:
         """Count events that a stream left out."""
         self.lane.count_malformed(target, events)
 
     async def _attempt(self, planned: Planned, lease: Lease | None, deadline: tuple[float, float]) -> Answer:
         """Try once. On any failure the lease and the in-flight count are given back before it is raised."""
-        record = self._record(planned)
+        now, health, name = self._setting.now, self.health, planned.endpoint.name
         self.at = planned
-        started_s = self.now()
-        record.after_s = started_s - self.request.arrived_at_s
-        self.health.begin(planned.endpoint.name)
+        started_s = now()
+        record = self._record(planned, started_s - self.request.arrived_at_s)
+        health.begin(name)
         kept = False
         try:
-            once = self._pass if self.passing is not None else self._stream if self.request.stream else self._unary
-            authorized = once if self.lane.wire(planned).tokens is None else self._authorized
-            answer = await authorized(planned, deadline)
+            once = self._unary if not self.request.stream and self.passing is None else self._sunk
+            if self.lane.wire(planned).tokens is not None:
+                answer = await self._authorized(once, planned, deadline)
+            else:
+                answer = await once(planned, deadline)
             answer.lease = lease
             answer.started_s = started_s
             kept = True
-            if self.timed:
-                self.health.timed(planned.endpoint.name, self.now() - started_s, self.now())
+            if self.lane.timed:
+                health.timed(name, now() - started_s, now())
             record.result, record.status = "ok", 200
             return answer
         except UpstreamError as exc:
-            exc.endpoint = planned.endpoint.name
-            exc.named_by_client = planned.model != planned.target.model
-            self._understand(planned, exc)
-            record.result = str(exc.error_type)
-            record.reason = str(exc.kind)
-            record.status = exc.status
-            record.message = exc.message
-            self._blame(planned, exc, started_s, self._until_s(planned, deadline[1]))
+            self._failed(planned, record, exc, (started_s, self._until_s(planned, deadline[1])))
             raise
         except asyncio.CancelledError:
             record.result = str(ErrorType.ROUTER_INTERNAL if self.stopped else ErrorType.CALLER_GONE)
@@ -194,29 +228,43 @@ class Attempts:
             record.message = refusal.message
             raise
         finally:
-            record.duration_s = self.now() - started_s
+            ended_s = now()
+            record.duration_s = ended_s - started_s
             self.upstream_s += record.duration_s
             self.lane.count_attempt(record.target, record.result)
             if not kept:
-                self.health.end(planned.endpoint.name)
+                health.end(name)
                 if lease is not None:
-                    lease.settle(NOTHING, self.now())
-                    lease.release(self.now())
+                    lease.settle(NOTHING, ended_s)
+                    lease.release(ended_s)
 
-    def _record(self, planned: Planned) -> AttemptRecord:
+    def _failed(self, planned: Planned, record: AttemptRecord, exc: UpstreamError, times: tuple[float, float]) -> None:
+        """Tell the record and health of a failure, and make its words fit for clients. `times`: begun, and when it had to end."""
+        exc.endpoint = planned.endpoint.name
+        exc.named_by_client = planned.model != planned.target.model
+        self._understand(planned, exc)
+        record.result = str(exc.error_type)
+        record.reason = str(exc.kind)
+        record.status = exc.status
+        record.message = exc.message
+        self._blame(planned, exc, *times)
+
+    def _record(self, planned: Planned, after_s: float) -> AttemptRecord:
         """Open the record of the next attempt, and count the step to it."""
+        records = self.records
         record = AttemptRecord(
-            number=len(self.records) + 1,
+            number=len(records) + 1,
             target=planned.target.label,
             provider=planned.provider.name,
             endpoint=planned.endpoint.name,
             model=planned.model,
-            result=str(ErrorType.ROUTER_INTERNAL),  # until it is known better
+            result="router_internal",  # until it is known better
+            after_s=after_s,
         )
-        if self.records:
-            before = self.records[-1]
+        if records:
+            before = records[-1]
             self.lane.count_failover(before.target, record.target, before.reason)
-        self.records.append(record)
+        records.append(record)
         return record
 
     async def _unary(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
@@ -224,7 +272,7 @@ class Attempts:
         total_s = planned.target.timeouts.total_s
         cap = self._cap(("total", self.request.arrived_at_s + total_s, total_s), deadline)
         speech = self._speech(wire, planned)
-        response = await fetch(wire, speech.encoded, self.request.request_id, cap, self.response_limit_bytes)
+        response = await fetch(wire, speech.encoded, self.request.request_id, cap, self._setting.response_limit_bytes)
         if response.status != 200:
             raise self._refused(response)
         self._look_at_limits(planned, response.headers)
@@ -234,6 +282,10 @@ class Attempts:
         if speech.client is not None:
             body = speech.client.answer(body, self.request)
         return Answer(planned, body=body, decoded=decoded, dropped=speech.encoded.dropped)
+
+    async def _sunk(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
+        """Try what is answered piece by piece."""
+        return await (self._stream(planned, deadline) if self.passing is None else self._pass(planned, deadline))
 
     async def _stream(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
         wire = self.lane.wire(planned)
@@ -246,18 +298,17 @@ class Attempts:
         self._look_at_limits(planned, relay.headers)
         return Answer(planned, relay=relay, dropped=speech.encoded.dropped)
 
-    async def _authorized(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
+    async def _authorized(self, once: Once, planned: Planned, deadline: tuple[float, float]) -> Answer:
         """Try with an access token. One that is refused may have been revoked: once more with a new one, as the same attempt."""
-        once = self._pass if self.passing is not None else self._stream if self.request.stream else self._unary
         wire = self.lane.wire(planned)
         connect_s = planned.target.timeouts.connect_s
-        token = await wire.authorize("", min(connect_s, deadline[1] - self.now()))
+        token = await wire.authorize("", min(connect_s, deadline[1] - self._setting.now()))
         try:
             return await once(planned, deadline)
         except UpstreamError as exc:
             if exc.status != 401 or (self.passing is not None and not self.passing.upload.replayable):
                 raise
-        await wire.authorize(token, min(connect_s, deadline[1] - self.now()))
+        await wire.authorize(token, min(connect_s, deadline[1] - self._setting.now()))
         return await once(planned, deadline)
 
     async def _pass(self, planned: Planned, deadline: tuple[float, float]) -> Answer:
@@ -278,7 +329,7 @@ class Attempts:
         return Answer(planned, passage=passage)
 
     def _speech(self, wire: Wire, planned: Planned) -> Speech:
-        speech = say(self, self.body, self.lane.route, wire, planned, self.now_unix())
+        speech = say(self, self.body, self.lane.route, wire, planned, self._setting.now_unix())
         if self.request.trace is not None:
             speech.encoded.fields = {**speech.encoded.fields, **self.request.trace.fields(len(self.records))}
         return speech
@@ -287,7 +338,7 @@ class Attempts:
         return phase if phase[1] <= deadline[1] else ("deadline", deadline[1], deadline[0])
 
     def _refused(self, response: WireResponse) -> UpstreamError:
-        return classify(response.status, response.headers, response.body, self.now_unix()).as_error()
+        return classify(response.status, response.headers, response.body, self._setting.now_unix()).as_error()
 
     def _understand(self, planned: Planned, exc: UpstreamError) -> None:
         """Tell a model that is being loaded from a failure, and take out of the words what no client may read."""
@@ -300,12 +351,12 @@ class Attempts:
         """Tell health of a failure: what the breaker counts, and how long the endpoint goes behind the others."""
         if exc.kind is ErrorKind.COLD and planned.provider.cold_start is not None:
             return  # a model that is being loaded is no fault of the endpoint
-        rule, name, now_s = RULES[exc.kind], planned.endpoint.name, self.now()
+        rule, name, now_s = RULES[exc.kind], planned.endpoint.name, self._setting.now()
         # The request's time ran out, and those before it had used it up: that says nothing of this endpoint.
         late = exc.kind is ErrorKind.TIMEOUT and len(self.records) > 1 and now_s >= until_s
         if rule.breaks and not late:
             self.health.failed(name, started_s, now_s)
-        if self.timed and exc.kind is ErrorKind.TIMEOUT and not late:
+        if self.lane.timed and exc.kind is ErrorKind.TIMEOUT and not late:
             self.health.timed(name, now_s - started_s, now_s)
         length_s = min(exc.retry_after_s or rule.cooldown_s, MAX_COOLDOWN_S)
         if length_s > 0 and not rule.gives_up:
@@ -313,9 +364,9 @@ class Attempts:
 
     def _look_at_limits(self, planned: Planned, headers: Headers) -> None:
         """Let an endpoint whose rate limit this good answer used up cool down until it is filled again."""
-        length_s = used_up_s(headers, self.now_unix())
+        length_s = used_up_s(headers, self._setting.now_unix())
         if length_s:
-            self.health.cool(planned.endpoint.name, self.now() + min(length_s, MAX_COOLDOWN_S), "used_up")
+            self.health.cool(planned.endpoint.name, self._setting.now() + min(length_s, MAX_COOLDOWN_S), "used_up")
 
     def _until_s(self, planned: Planned, deadline_at_s: float) -> float:
         """Return when an attempt at this target must have ended: the deadline, or for a whole answer its `total`."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from operator import itemgetter
 
 from routerd.attempt.verdict import Verdict, judge
 from routerd.errors import ErrorKind, UpstreamError
@@ -25,11 +25,8 @@ from routerd.plan import Planned
 __all__ = ["Next", "Queue", "backoff_s"]
 
 
-class Next(NamedTuple):
-    """The target to try, not before a moment (monotonic; 0: now)."""
-
-    planned: Planned
-    at_s: float = 0.0
+Next = tuple[Planned, float]  # the target to try, not before a moment (monotonic; 0: now)
+_when = itemgetter(1)
 
 
 class Queue:
@@ -40,7 +37,7 @@ class Queue:
     def __init__(
         self, plan: Sequence[Planned], route: Route, rng: random.Random, overflow: Callable[[], Sequence[Planned]] | None = None
     ) -> None:
-        self._untried = list(reversed(plan))
+        self._untried = list(plan[::-1])
         self._overflow = overflow
         self._route = route
         self._rng = rng
@@ -56,10 +53,10 @@ class Queue:
             patient, self._patient = self._patient, None
             return patient
         if self._untried:
-            return Next(self._untried.pop())
+            return self._untried.pop(), 0.0
         if not self._again:
             return None
-        earliest = min(self._again, key=lambda one: one.at_s)
+        earliest = min(self._again, key=_when)
         self._again.remove(earliest)
         return earliest
 
@@ -78,12 +75,12 @@ class Queue:
         if verdict is Verdict.RETRY and tries < retry.attempts:
             at_s = now_s + (error.retry_after_s or backoff_s(retry.backoff, tries - 1, self._rng))
             if at_s < until_s:
-                self._again.append(Next(planned, at_s))
+                self._again.append((planned, at_s))
         return True
 
     def _overflows(self, plan: Callable[[], Sequence[Planned]]) -> bool:
         self._overflow = None
-        self._untried = list(reversed(plan()))
+        self._untried = list(plan()[::-1])
         self._again.clear()
         return bool(self._untried)
 
@@ -102,9 +99,9 @@ class Queue:
         self.uncounted += 1
         others = goes_on and bool(self._untried)
         if not goes_on or (others and at_s - since_s <= cold.fail_over_after_s):
-            self._patient = Next(planned, at_s)
+            self._patient = (planned, at_s)
         else:
-            self._again.append(Next(planned, at_s))
+            self._again.append((planned, at_s))
         return True
 
 

@@ -110,7 +110,7 @@ class Gateway:
     def swap(self, generation: Generation) -> Generation | None:
         """Serve `generation` from the next request on. Returns the one before, for its owner to drop when it is idle."""
         old, shared = self._generation, self._shared
-        generation.health = shared.health.reconcile(generation.graph, time.monotonic())
+        generation.serve(shared.health.reconcile(generation.graph, time.monotonic()))
         self._generation = generation
         self._live = {n: g for n, g in self._live.items() if g.inflight}
         self._live[generation.number] = generation

@@ -7,20 +7,35 @@ live here.
 
 from __future__ import annotations
 
-from routerd.attempt import Lane
+from routerd.attempt import Lane, Setting
+from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Price, Route
 from routerd.health import View
-from routerd.plan import Planned, Resolver
-from routerd.policy import Bill, Charge, ClientIndex, charges, dearest, provider_charges
+from routerd.plan import Planned, Resolved, Resolver
+from routerd.policy import Bill, Charge, ClientIndex, allowed, charges, dearest, provider_charges
 from routerd.server.http.render import safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
 
-__all__ = ["Generation"]
+__all__ = ["Generation", "Permit"]
 
 NO_BILL = Bill(())
 MAX_BILLS_CACHED = 20_000  # names that clients make up come to no end
+MAX_PERMITS_CACHED = 20_000
 MAX_LANES_CACHED = 20_000  # more routes than that are compiled again when asked for
+
+
+class Permit:
+    """What one client's requests for one model have in common, prepared once: the route, its lane, the budgets."""
+
+    __slots__ = ("bill", "captured", "dearest", "lane", "route")
+
+    def __init__(self, lane: Lane, captured: tuple[str, ...], bill: Bill, dearest: Price | None) -> None:
+        self.route = lane.route
+        self.lane = lane
+        self.captured = captured  # by the route's pattern
+        self.bill = bill  # what a request is charged before a target is chosen
+        self.dearest = dearest  # the highest price of all that may answer: what is reserved
 
 
 class Generation:
@@ -30,6 +45,7 @@ class Generation:
         "_bills",
         "_dearest",
         "_lanes",
+        "_permits",
         "_provider_bills",
         "_shared",
         "_tallies",
@@ -44,29 +60,56 @@ class Generation:
         "lists",
         "number",
         "resolver",
+        "setting",
     )
 
     def __init__(self, number: int, graph: Graph, shared: Shared) -> None:
+        self._shared = shared
         self.number = number
         self.graph = graph
         self.inflight = 0
         self.ended = 0  # requests that reached a target and ended: ok, upstream_error or truncated
         self.failed = 0  # of these: upstream_error or truncated
-        self.health: View = View({})  # set by the swap: what is known of this generation's endpoints
+        self.serve(View({}))
         self.resolver = Resolver(graph)
         self.resolver.warm()
         self.clients = ClientIndex(graph.clients)
         self.has_provider_budgets = any(provider.budgets for provider in graph.providers.values()) or any(
             budget.scope in ("provider", "endpoint") for budget in graph.budgets.values()
         )
-        self._shared = shared
         self._lanes: dict[str, Lane] = {}
         self.charges: dict[bytes, Charge] = {}  # every one that was charged, by key
         self.lists: dict[object, tuple[object, bytes]] = {}  # what server.models has encoded
         self._bills: dict[tuple[str, ...], Bill] = {}
         self._provider_bills: dict[tuple[str, str, int, str], Bill] = {}
-        self._dearest: dict[str, Price | None] = {}
+        self._permits: dict[tuple[str, str], Permit] = {}
         self._tallies: dict[tuple[str, str, str, int], Tally] = {}
+
+    def serve(self, health: View) -> None:
+        """Take up what is known of this generation's endpoints: done by the swap, before the first request."""
+        self.health = health
+        self.setting = Setting(health, self._shared.rng, self.graph.limits.response_body_bytes)
+
+    def permit(self, client: Client | None, model: str) -> Permit:
+        """Return what this client needs to use a model. Raises ModelNotFound, Forbidden; who may once, may in this generation."""
+        key = (client.name if client is not None else "", model)
+        found = self._permits.get(key)
+        if found is None:
+            resolved = self.resolver.resolve(model, None if client is None else lambda name: allowed(client, name))
+            found = self.permit_of(client, resolved, model, model)
+            if len(self._permits) >= MAX_PERMITS_CACHED:
+                self._permits.clear()
+            self._permits[key] = found
+        return found
+
+    def permit_of(self, client: Client | None, resolved: Resolved, model: str, name: str) -> Permit:
+        """Return the same for a route that was found. `name` is what the client's list of models is asked about."""
+        route = resolved.route
+        if not allowed(client, name, route.name):
+            raise Forbidden(f"This key may not use the model '{model}'.", param="model")
+        lane, bill = self.lane(route), self.bill(client, route, model)
+        price = dearest(planned.target.price for planned in lane.plan.every) if bill.settled else None
+        return Permit(lane, resolved.captured, bill, price)
 
     def lane(self, route: Route) -> Lane:
         """Return the lane of a route, compiled at its first request."""
@@ -103,13 +146,6 @@ class Generation:
                 self._provider_bills.clear()
             self._provider_bills[key] = found
         return found
-
-    def dearest(self, lane: Lane) -> Price | None:
-        """Return the highest price of all that may answer: what a request is reserved at before a target is chosen."""
-        name = lane.route.name
-        if name not in self._dearest:
-            self._dearest[name] = dearest(planned.target.price for planned in lane.plan.every)
-        return self._dearest[name]
 
     def _prepared(self, found: tuple[Charge, ...]) -> Bill:
         if not found:

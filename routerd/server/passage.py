@@ -21,10 +21,10 @@ from aiohttp import web
 from routerd.attempt import Answer, Attempts, Ended, Passing
 from routerd.errors import BadRequest, NotFound
 from routerd.messages import ModelRequest
-from routerd.plan import Resolved, offers
-from routerd.server.chat import ANONYMOUS, ModelCall, open_provider
-from routerd.server.generation import Generation
-from routerd.server.http.intake import expect_continue, key_of, read_json_body
+from routerd.plan import offers
+from routerd.server.chat import ModelCall, open_provider
+from routerd.server.generation import Generation, Permit
+from routerd.server.http.intake import expect_continue, json_body, key_of
 from routerd.server.http.protocol import ClientProtocol, ClientStream
 from routerd.server.http.render import safe
 from routerd.server.http.upload import BytesUpload, ClientUpload, SpooledForm, read_form
@@ -99,9 +99,10 @@ class PassCall(ModelCall):
         generation = self._generation
         self._client = generation.clients.authenticate(key_of(self._request))
         try:
-            resolved, passing = await self._passing()
+            permit, passing = await self._passing()
             assert self._wire is not None
-            attempts = await self._admitted(resolved, self._wire, {}, passing)
+            self._permit = permit
+            attempts = await self._admitted(permit, self._wire, {}, passing)
             return await self._pass(attempts, await attempts.run())
         finally:
             if self._form is not None:
@@ -109,27 +110,27 @@ class PassCall(ModelCall):
 
     # ── the target ──
 
-    async def _passing(self) -> tuple[Resolved, Passing]:
+    async def _passing(self) -> tuple[Permit, Passing]:
         if self._operation in ("file", "passage"):
             return self._of_provider()
         return await (self._of_speech() if self._operation == "speech" else self._of_form())
 
-    async def _of_form(self) -> tuple[Resolved, Passing]:
+    async def _of_form(self) -> tuple[Permit, Passing]:
         limit_bytes = self._generation.graph.limits.upload_bytes
         form = self._form = await read_form(self._request, limit_bytes)
         self._wire = self._asked(form.model)
-        return self._resolve(form.model), self._to(self._endpoint, ClientUpload(self._request, limit_bytes, form))
+        return self._permitted(form.model), self._to(self._endpoint, ClientUpload(self._request, limit_bytes, form))
 
-    async def _of_speech(self) -> tuple[Resolved, Passing]:
-        raw = await read_json_body(self._request, self._generation.graph.limits.request_body_bytes)
-        asked = parse_request(raw, "speech", self._path)
+    async def _of_speech(self) -> tuple[Permit, Passing]:
+        raw = json_body(self._request, self._generation.graph.limits.request_body_bytes)
+        asked = parse_request(raw if isinstance(raw, bytes) else await raw, "speech", self._path)
         self._wire = self._asked(asked.model)
-        resolved = self._resolve(asked.model)
-        body = prepare_body(asked, system_prompt=None, params=resolved.route.params)
+        permit = self._permitted(asked.model)
+        body = prepare_body(asked, system_prompt=None, params=permit.route.params)
         upload = BytesUpload(lambda model: encode_body(body, model=model, extra={}, include_usage=False))
-        return resolved, self._to(self._endpoint, upload)
+        return permit, self._to(self._endpoint, upload)
 
-    def _of_provider(self) -> tuple[Resolved, Passing]:
+    def _of_provider(self) -> tuple[Permit, Passing]:
         """Find the one provider that is meant; its direct route carries the attempt."""
         name = self._provider or self._chosen_provider()
         provider = open_provider(self._generation.graph, name)
@@ -141,7 +142,8 @@ class PassCall(ModelCall):
         expect_continue(self._request)
         upload = ClientUpload(self._request, self._generation.graph.limits.upload_bytes)
         resolved = self._generation.resolver.direct(provider, endpoint)
-        return resolved, self._to(endpoint + (f"?{query}" if query else ""), upload)
+        permit = self._generation.permit_of(self._client, resolved, self._wire.model, self._wire.model)
+        return permit, self._to(endpoint + (f"?{query}" if query else ""), upload)
 
     def _chosen_provider(self) -> str:
         """Return who keeps the files: as the client says, else the only one that may be addressed."""
@@ -178,8 +180,7 @@ class PassCall(ModelCall):
         assert passage is not None
         self._answered_at_s = time.monotonic()
         self._planned = answer.planned
-        client = self._client.name if self._client is not None else ANONYMOUS
-        self._tally = self._generation.tally(self._operation, attempts.lane.route.name, client, answer.planned)
+        self._tally = self._tally_of(answer.planned)
         self._status = passage.status
         protocol = cast(ClientProtocol, self._request.protocol)
         try:

@@ -60,14 +60,18 @@ class Tally:
         if usage is not None and usage.output_tokens > 1:
             self._per_token.observe(rest_s / (usage.output_tokens - 1))
 
-    def tokens(self, usage: Usage) -> None:
-        """Count what the upstream said it used."""
+    def said(self, usage: Usage) -> None:
+        """Count one request's tokens by size, as the upstream said them: an estimate is no measurement."""
         self._input.observe(usage.input_tokens)
-        self._in_total.inc(usage.input_tokens)
-        if self._price is not None:
-            input_usd, output_usd = parts_usd(usage, self._price)
-            self._in_cost.inc(input_usd)
-            self._out_cost.inc(output_usd)
         if usage.output_tokens:
             self._output.observe(usage.output_tokens)
-            self._out_total.inc(usage.output_tokens)
+
+    def used(self, used: Usage) -> None:
+        """Add up what is charged and written down: as the upstream said it, else the estimate."""
+        self._in_total.inc(used.input_tokens)
+        if used.output_tokens:
+            self._out_total.inc(used.output_tokens)
+        if self._price is not None:
+            input_usd, output_usd = parts_usd(used, self._price)
+            self._in_cost.inc(input_usd)
+            self._out_cost.inc(output_usd)

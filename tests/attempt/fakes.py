@@ -101,6 +101,7 @@ class Script:
 
     def __init__(self, route: Any, clock: Clock, loop: Any, plays: dict[str, list[Callable[[Sink], None] | None]]) -> None:
         self.route = route
+        self.timed = False
         self.clock = clock
         self.loop = loop
         self.ticker = ticker_of(clock)
@@ -140,6 +141,9 @@ class ScriptedWire:
         self.redaction = Redaction(planned.provider, planned.endpoint)
         self.dialect = OpenAIDialect(planned.provider)
         self.cold = ColdAnswers.of(planned.provider)
+
+    def take(self, path: str) -> tuple[Exchange, bool]:
+        return self.simulate(path), False
 
     def simulate(self, path: str) -> Exchange:
         name = self._planned.endpoint.name

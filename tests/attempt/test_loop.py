@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts
+from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts, Setting
 from routerd.attempt.queue import backoff_s
 from routerd.errors import AttemptsExhausted, BadRequest, BudgetExceeded, Delivery, ErrorKind, RequestError, UpstreamError
 from routerd.graph import Auth, Backoff, ColdRule, ColdStart, Failover, Graph, Params, Retry, Route, Secret, Timeouts
@@ -71,19 +71,13 @@ class Talk:
         self.slept: list[float] = []
         compiled, rng = RoutePlan(self.graph, asked), random.Random(1)
         self.attempts = Attempts(
-            lane=self.script,  # type: ignore[arg-type]
-            request=ModelRequest(
-                operation="chat", path="chat/completions", model="m", body={}, stream=stream, arrived_at_s=START_S
-            ),
-            body={"messages": []},
-            plan=compiled.order((), self.health, rng, START_S),
+            Setting(self.health, random.Random(1), 10_000, self.clock.time, lambda: 1.7e9),
+            self.script,  # type: ignore[arg-type]
+            ModelRequest(operation="chat", path="chat/completions", model="m", body={}, stream=stream, arrived_at_s=START_S),
+            {"messages": []},
+            compiled.order((), self.health, rng, START_S),
             overflow=lambda: compiled.order_overflow((), self.health, rng, START_S),
-            health=self.health,
-            rng=random.Random(1),
             reserve=self.reserve,  # type: ignore[arg-type]
-            response_limit_bytes=10_000,
-            now=self.clock.time,
-            now_unix=lambda: 1.7e9,
         )
 
     def reserve(self, planned: Planned, deadline_at_s: float) -> FakeLease | Awaitable[FakeLease]:

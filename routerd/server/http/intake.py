@@ -6,15 +6,17 @@ A body that is there already (the usual case) is taken without waiting. A slow o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import cast
 
 from aiohttp import web
+from aiohttp.hdrs import AUTHORIZATION, CONTENT_TYPE
 from aiohttp.http_exceptions import HttpProcessingError
 
 from routerd.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from routerd.server.http.protocol import ClientProtocol
 
-__all__ = ["BODY_IDLE_S", "expect_continue", "key_of", "next_piece", "read_json_body", "request_id_of"]
+__all__ = ["BODY_IDLE_S", "expect_continue", "json_body", "key_of", "next_piece", "request_id_of"]
 
 BODY_IDLE_S = 30.0  # between two reads of a body; nginx's client_body_timeout is 60 s
 BODY_TOTAL_S = 300.0  # a 32 MiB body at 1 Mbit/s takes 268 s
@@ -24,7 +26,7 @@ MAX_ID_CHARS = 128
 def key_of(request: web.BaseRequest) -> str | None:
     """Return the client's API key: a bearer token, or the `x-api-key` or `api-key` header of other SDKs."""
     headers = request.headers
-    value = headers.get("Authorization")
+    value = headers.get(AUTHORIZATION)
     if value is not None:
         scheme, _, token = value.partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
@@ -39,10 +41,10 @@ def request_id_of(request: web.BaseRequest) -> str | None:
     return None
 
 
-async def read_json_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
-    """Return the body. Raises UnsupportedMediaType, PayloadTooLarge, RequestTimeout or BadRequest."""
-    kind = request.headers.get("Content-Type")
-    if kind is not None and not _is_json(kind):
+def json_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Awaitable[bytes]:
+    """Return the body, or a wait for it. Raises UnsupportedMediaType, PayloadTooLarge, RequestTimeout or BadRequest."""
+    kind = request.headers.get(CONTENT_TYPE)
+    if kind is not None and kind != "application/json" and not _is_json(kind):
         raise UnsupportedMediaType(
             f"The content type is {kind[:80]!r}; send JSON with 'Content-Type: application/json'."
         )
@@ -50,14 +52,18 @@ async def read_json_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
     if length is not None and length > limit_bytes:
         raise _too_large(limit_bytes)
     content = request.content
-    if content.is_eof():
-        try:
-            body = content.read_nowait()
-        except (web.RequestPayloadError, HttpProcessingError) as exc:
-            raise _unreadable(exc) from exc
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
-        return body
+    if not content.is_eof():
+        return _late_body(request, limit_bytes)
+    try:
+        body = content.read_nowait()
+    except (web.RequestPayloadError, HttpProcessingError) as exc:
+        raise _unreadable(exc) from exc
+    if len(body) > limit_bytes:
+        raise _too_large(limit_bytes)
+    return body
+
+
+async def _late_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
     expect_continue(request)
     try:
         async with asyncio.timeout(BODY_TOTAL_S):

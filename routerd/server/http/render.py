@@ -78,7 +78,7 @@ def preflight(cors: Cors, request: web.BaseRequest, fields: str) -> Reply:
 
 def attempts_text(records: Sequence[AttemptRecord]) -> str:
     """Return `gpu-a:connect/2ms,openrouter:ok`: each attempt's endpoint, why it failed, and how long that took."""
-    return ",".join(f"{record.endpoint}:{_how(record)}" for record in records)
+    return ",".join([f"{record.endpoint}:{_how(record)}" for record in records])
 
 
 def error_reply(error: RequestError, fields: str) -> Reply:
