@@ -55,9 +55,12 @@ class Scan(Protocol):
     content: bool  # something a user would see, or a finish, has come
     finished: bool  # a finish_reason has come for every choice: the end of the bytes is a good end
     done: bool  # the upstream's own end mark has come and `data: [DONE]` was returned; what follows is dropped
-    usage: Usage | None  # the last one reported
     fault: StreamFault | None  # an error event of the upstream, or a broken stream; nothing is returned after it
     malformed: int  # events that were left out
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last one reported: the same object until there is another."""
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived; return the OpenAI events (`data: {...}` and a blank line each) that may be forwarded now."""

@@ -23,7 +23,7 @@ class GeminiDialect:
 
     name = "gemini"
     operations = frozenset({"chat", "completion", "embedding"})
-    stream_types: tuple[bytes, ...] = (b"text/event-stream",)
+    stream_types: tuple[bytes, ...] = (b"text/event-stream", b"application/json")
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
         """Encode an OpenAI body. Raises BadRequest naming the `param`."""

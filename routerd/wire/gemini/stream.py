@@ -1,23 +1,27 @@
-"""Gemini's event stream as OpenAI chunks: one event in, its chunks out, nothing held.
+"""Gemini's stream as OpenAI chunks: one event in, its chunks out, nothing held.
 
 Each event is a partial answer: one chunk a part, a function call whole in one delta. The usage stands on every event, the last
-one wins. There is no end mark: the end of the bytes after a finish is a good end, and then come the usage chunk and `[DONE]`.
-Three malformed events in a row are a fault; an error after a finish is none (as in `relay_scan`).
+one wins. There is no end mark: the end of the bytes after a finish is a good end. Only then the finish is said, as older models
+write `finishReason: STOP` on every event; usage chunk and `[DONE]` follow.
+Without `alt=sse` (a proxy that drops the query, a provider's `body`) the same answers come as one JSON array: read alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.dialect import Call
+from routerd.wire.framing import Elements, Events, Framing
 from routerd.wire.gemini.answer import (
     Answer,
     Candidate,
     Part,
     answer_id,
     call_of,
+    decode_strictly,
     finish_of,
     image_of,
     logprobs_of,
@@ -25,147 +29,101 @@ from routerd.wire.gemini.answer import (
     signed,
     usage_of,
 )
-from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
-from routerd.wire.sse import SseParser
 from routerd.wire.translation.compose import Chunks
+from routerd.wire.translation.read import REFUSED
+from routerd.wire.translation.scan import Said, TranslatedScan
 
 __all__ = ["GeminiScan"]
+
+_QUOTE = ord('"')
 
 
 class _Turn:
     """What is known of one choice."""
 
-    __slots__ = ("calls", "ended")
+    __slots__ = ("calls", "ending")
 
     def __init__(self) -> None:
         self.calls = 0
-        self.ended = False
+        self.ending: str | None = None  # the finishReason; not said before the end, as more may follow it
 
 
-class GeminiScan:
+class GeminiScan(TranslatedScan):
     """The state of one stream; see wire.dialect.Scan."""
 
-    __slots__ = (
-        "_call", "_chunks", "_id", "_malformed_run", "_parser", "_turns", "content", "done", "fault", "finished", "malformed",
-        "model", "usage",
-    )  # fmt: skip
+    __slots__ = ("_id", "_turns")
 
     def __init__(self, call: Call) -> None:
-        self.content = False
-        self.finished = False
-        self.done = False
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.fault: StreamFault | None = None
-        self.malformed = 0
-        self._malformed_run = 0
-        self._call = call
+        super().__init__(call, Events())
+        self._cut = self._begin
         self._id = ""
-        self._chunks: Chunks | None = None
         self._turns: dict[int, _Turn] = {}
-        self._parser = SseParser()
 
-    def feed(self, data: bytes) -> bytes:
-        """Take what arrived; return the chunks that it makes."""
-        if self.fault is not None or self.done:
-            return b""
-        end = len(data) - 4
-        one = data.startswith(b"data: {") and data.endswith(b"}\r\n\r\n") and data.find(b"\n") == end + 1
-        if one and data.find(b"\r") == end and self._parser.at_border:  # the usual read of a stream in progress is one event
-            return self._event(data[6:-4])
-        out = []
+    def _begin(self, data: bytes) -> Sequence[bytes]:
+        """Events, or the elements of an array: the first byte that is not blank says which."""
+        first = data.lstrip()[:1]
+        if not first:
+            return ()
+        framing: Framing = Elements() if first in (b"[", b"{") else Events()
+        self._cut, self._rest = framing.feed, framing.close
+        return framing.feed(data)
+
+    def _take(self, payload: bytes, out: Said) -> None:
         try:
-            for event in self._parser.feed(data):
-                if self.fault is None:
-                    out.append(self._event(event.data))
-        except ProtocolFault as exc:
-            self.fault = StreamFault(exc.message)
-        return b"".join(out)
-
-    def close(self) -> bytes:
-        """The bytes have ended: after a finish, return the usage chunk, if it was asked for, and the end mark."""
-        if self.fault is not None or self.done:
-            return b""
-        out = []
-        try:
-            for event in self._parser.close():
-                if self.fault is None:
-                    out.append(self._event(event.data))
-        except ProtocolFault as exc:
-            self.fault = StreamFault(exc.message)
-        if self.finished and self.fault is None:
-            self.done = True
-            if self._call.wants_usage and self.usage is not None and self._chunks is not None:
-                out.append(self._chunks.usage(self.usage))
-            out.append(DONE)
-        return b"".join(out)
-
-    def _event(self, payload: bytes) -> bytes:
-        answer = read_answer(payload)
-        if answer is None:
-            return self._not_an_answer(payload)
+            answer = decode_strictly(payload)
+        except REFUSED:
+            patient = read_answer(payload)
+            if patient is None:
+                if payload.strip() != b"[DONE]":  # not Gemini's, but servers that imitate it send one
+                    self._unreadable()
+                return
+            answer = patient
         self._malformed_run = 0
         if answer.error:
-            if not self.finished:
-                self.fault = StreamFault("the upstream reported an error inside its stream", answer.error)
-            return b""
-        usage = usage_of(answer)
-        if usage is not None:
-            self.usage = usage
-        chunks = self._chunks or self._open(answer)
-        candidates = answer.candidates
-        if not candidates:
-            blocked = answer.promptFeedback is not None and answer.promptFeedback.blockReason is not None
-            # The prompt was refused: so ends what is open, or an answer that never began.
-            candidates = [Candidate(finishReason="SAFETY", index=i) for i in self._turns or (0,)] if blocked else []
-        out: list[bytes | msgspec.Raw] = []
-        for candidate in candidates:
+            self._failed(answer.error)
+            return
+        self._counts = answer.usageMetadata
+        chunks = self._chunks
+        if chunks is None:
+            self.model = answer.model
+            self._id = answer_id(answer, self._call)
+            chunks = self._open(self._id, self._call.created_unix_s)
+        for candidate in answer.candidates or self._blocked(answer):
             self._candidate(candidate, chunks, out)
-        return b"".join(out)
 
-    def _not_an_answer(self, payload: bytes) -> bytes:
-        if payload.strip() == b"[DONE]":  # not Gemini's, but servers that imitate it send one
-            return b""
-        self.malformed += 1
-        self._malformed_run += 1
-        if self._malformed_run >= MAX_MALFORMED_RUN:
-            self.fault = StreamFault(f"the upstream sent {MAX_MALFORMED_RUN} malformed events in a row")
-        return b""
+    def _usage_of(self, counts: msgspec.Raw) -> Usage | None:
+        return usage_of(counts)
 
-    def _open(self, answer: Answer) -> Chunks:
-        self.model = answer.modelVersion
-        self._id = answer_id(answer, self._call)
-        self._chunks = Chunks(self._call, answer_id=self._id, created_unix_s=self._call.created_unix_s)
-        return self._chunks
+    def _blocked(self, answer: Answer) -> list[Candidate]:
+        """The prompt was refused: so ends what is open, or an answer that never began."""
+        return [Candidate(finishReason="SAFETY", index=i) for i in self._turns or (0,)] if answer.blocked else []
 
-    def _candidate(self, candidate: Candidate, chunks: Chunks, out: list[bytes | msgspec.Raw]) -> None:
+    def _candidate(self, candidate: Candidate, chunks: Chunks, out: Said) -> None:
         index = candidate.index or 0
         turn = self._turns.get(index)
         if turn is None:
             turn = self._turns[index] = _Turn()
             self.finished = False
             out.append(chunks.role(index))
-        parts = candidate.content.parts if candidate.content is not None else None
-        for part in parts or ():
+        content = candidate.content
+        for part in (content.parts or ()) if content is not None else ():
             text = part.text
             if part.functionCall is None and part.inlineData is None and not part.thoughtSignature and not part.thought:
-                if _says(text):
+                view = memoryview(text)
+                if len(view) > 2 and view[0] == _QUOTE:
                     self.content = True
-                    if candidate.logprobsResult is not None:
-                        out.append(chunks.text(index, text, logprobs_of(candidate.logprobsResult)))
-                    elif index == 0:
+                    if index == 0 and candidate.logprobsResult is None:
                         out += (chunks.text0, text, chunks.end)
                     else:
-                        out.append(chunks.text(index, text))
+                        out.append(chunks.text(index, text, logprobs_of(candidate.logprobsResult)))
             else:
                 self._rarer(part, index, turn, chunks, out)
-        if candidate.finishReason is not None and not turn.ended:
-            turn.ended = True
+        if candidate.finishReason is not None and candidate.ending is not None:
+            turn.ending = candidate.ending
             self.content = True
-            self.finished = all(t.ended for t in self._turns.values())
-            out.append(chunks.finish(index, finish_of(candidate.finishReason, turn.calls > 0)))
+            self.finished = all(t.ending for t in self._turns.values())
 
-    def _rarer(self, part: Part, index: int, turn: _Turn, chunks: Chunks, out: list[bytes | msgspec.Raw]) -> None:
+    def _rarer(self, part: Part, index: int, turn: _Turn, chunks: Chunks, out: Said) -> None:
         """Thoughts, calls, images and signatures."""
         if _says(part.text):
             self.content = True
@@ -174,17 +132,20 @@ class GeminiScan:
             self.content = True
             out.append(chunks.tool_call(index, turn.calls, call_of(part, self._id, index, turn.calls)))
             turn.calls += 1
-        elif part.thoughtSignature:
-            out.append(chunks.delta(index, {"extra_content": signed(part.thoughtSignature)}))
+        elif (extra := signed(part.thoughtSignature)) is not None:
+            out.append(chunks.delta(index, {"extra_content": extra}))
         if part.inlineData is not None:
             self.content = True
             out.append(chunks.delta(index, {"images": [image_of(part.inlineData)]}))
+
+    def _end(self, out: Said) -> None:
+        assert self._chunks is not None
+        for index, turn in self._turns.items():
+            out.append(self._chunks.finish(index, finish_of(turn.ending, turn.calls > 0)))
+        super()._end(out)
 
 
 def _says(raw: msgspec.Raw) -> bool:
     """Tell a JSON string that is not empty from everything else."""
     view = memoryview(raw)
     return len(view) > 2 and view[0] == _QUOTE
-
-
-_QUOTE = ord('"')

@@ -2,7 +2,8 @@
 
 Text and arguments stay raw JSON (`Raw`), so that a stream copies them without decoding. `done_reason` says `stop` for calls too:
 the finish reason is `tool_calls` where a call was seen. Counts may be absent (a cached prefix), which reads as 0. `created_at`
-has nine digits of fraction, which Python's parser refuses.
+has nine digits of fraction, which Python's parser refuses. `/api/generate`, which some proxies ask, says `response` for the text.
+Source: github.com/ollama/ollama api/types.go.
 """
 
 from __future__ import annotations
@@ -17,25 +18,28 @@ from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.faults.classify import classify_value
 from routerd.wire.openai.answer import UnaryAnswer
-from routerd.wire.translation.compose import Choice, answer_body, made_id, text_of, tool_call
-from routerd.wire.translation.read import read_document
+from routerd.wire.translation.compose import Choice, answer_body, is_object, made_id, text_of, tool_call
+from routerd.wire.translation.read import REFUSED, read_patiently
 
-__all__ = ["Line", "Message", "call_of", "created_of", "decode_answer", "finish_of", "logprobs_of", "read_line", "usage_of"]
+__all__ = [
+    "Line", "Message", "call_of", "created_of", "decode_answer", "decode_strictly", "finish_of", "logprobs_of",
+    "read_line", "usage_of",
+]  # fmt: skip
 
 _NOTHING = msgspec.Raw(b"")
 MAX_COUNT = 10**12  # above any context ever served
 
 
 class _CalledFunction(msgspec.Struct, gc=False):
-    name: str = ""
+    name: Any = None
     arguments: msgspec.Raw = _NOTHING
 
 
 class ToolCall(msgspec.Struct, gc=False):
     """A call; only newer servers give it an id."""
 
-    function: _CalledFunction
-    id: str | None = None
+    function: _CalledFunction | None = None
+    id: Any = None
 
 
 class Message(msgspec.Struct, gc=False):
@@ -50,22 +54,33 @@ class Line(msgspec.Struct, gc=False):
     """A whole answer, or one line of a stream."""
 
     message: Message | None = None
-    done: bool | None = None
-    model: str | None = None
-    created_at: str | None = None
-    done_reason: str | None = None
-    prompt_eval_count: int | float | None = None
-    eval_count: int | float | None = None
+    response: msgspec.Raw = _NOTHING
+    done: Any = None
+    model: Any = None
+    created_at: Any = None
+    done_reason: Any = None
+    prompt_eval_count: Any = None
+    eval_count: Any = None
     logprobs: Any = None
     error: Any = None
 
+    @property
+    def said(self) -> Message | None:
+        """What the model said, under either name."""
+        if self.message is None and self.response != _NOTHING:
+            return Message(content=self.response)
+        return self.message
 
-_decode = msgspec.json.Decoder(Line).decode
+
+decode_strictly = msgspec.json.Decoder(Line).decode
 
 
 def read_line(payload: bytes) -> Line | None:
-    """Decode one JSON document, or None where it is no answer."""
-    return read_document(payload, _decode, lambda error: Line(error=error))
+    """Decode one JSON document, or None where it is no object."""
+    try:
+        return decode_strictly(payload)
+    except REFUSED:
+        return read_patiently(payload, decode_strictly, lambda error: Line(error=error))
 
 
 def decode_answer(body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
@@ -77,9 +92,9 @@ def decode_answer(body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
         raise ProtocolFault("the upstream answered 200 with a body that is no answer of Ollama")
     if line.error:
         return body, UnaryAnswer(error=classify_value(line.error))
-    if line.message is None:
+    message = line.said
+    if message is None:
         raise ProtocolFault("the upstream's answer holds no message")
-    message = line.message
     choice = Choice(logprobs=logprobs_of(line.logprobs))
     for raw, into in ((message.content, choice.texts), (message.thinking, choice.thoughts)):
         if bytes(memoryview(raw)[:1]) == b'"':
@@ -90,7 +105,8 @@ def decode_answer(body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
     usage = usage_of(line)
     created = created_of(line.created_at) or call.created_unix_s
     out = answer_body(call, answer_id=call.answer_id, created_unix_s=created, choices=[choice], usage=usage)
-    return out, UnaryAnswer(usage=usage, response_model=line.model, finish_reason=choice.finish_reason)
+    model = line.model if isinstance(line.model, str) else None
+    return out, UnaryAnswer(usage=usage, response_model=model, finish_reason=choice.finish_reason)
 
 
 def usage_of(line: Line) -> Usage | None:
@@ -100,11 +116,11 @@ def usage_of(line: Line) -> Usage | None:
     return Usage(input_tokens=_count(line.prompt_eval_count), output_tokens=_count(line.eval_count))
 
 
-def _count(value: int | float | None) -> int:
-    return int(value) if value is not None and 0 <= value <= MAX_COUNT else 0
+def _count(value: Any) -> int:
+    return int(value) if type(value) in (int, float) and 0 <= value <= MAX_COUNT else 0
 
 
-def finish_of(reason: str | None, called: bool) -> str:
+def finish_of(reason: Any, called: bool) -> str:
     """Return OpenAI's finish_reason; `load` and `unload` (an empty prompt) are a stop."""
     if reason == "length":
         return "length"
@@ -113,15 +129,17 @@ def finish_of(reason: str | None, called: bool) -> str:
 
 def call_of(called: ToolCall, call: Call, number: int) -> dict[str, Any]:
     """Return a tool call; one without an id gets one that no other call has."""
-    args = bytes(called.function.arguments)
-    if args[:1] != b"{":
-        args = b"{}"
-    return tool_call(called.id or made_id(call.answer_id, number), called.function.name, args)
+    function = called.function or _CalledFunction()
+    args = bytes(function.arguments)
+    if args[:1] == b'"':  # servers that imitate it write the arguments as OpenAI does
+        args = text_of(args).strip().encode("utf-8", "replace")
+    call_id = called.id if isinstance(called.id, str) and called.id else made_id(call.answer_id, number)
+    return tool_call(call_id, function.name if isinstance(function.name, str) else "", args if is_object(args) else b"{}")
 
 
-def created_of(text: str | None) -> int:
+def created_of(text: Any) -> int:
     """Return an RFC 3339 time as unix seconds, 0 where it is none (or before 1970)."""
-    if text is None:
+    if not isinstance(text, str):
         return 0
     whole, dot, rest = text.partition(".")
     zone = rest.lstrip("0123456789") if dot else ""

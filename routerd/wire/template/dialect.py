@@ -16,8 +16,9 @@ from routerd.graph import Provider, Template
 from routerd.messages import Usage
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.faults.classify import classify_value
+from routerd.wire.framing import Framing
 from routerd.wire.openai.answer import UnaryAnswer
-from routerd.wire.template.read import Fields, Reader, make_reader
+from routerd.wire.template.read import Fields, Read, make_reader
 from routerd.wire.template.request import Filler
 from routerd.wire.template.scan import Counted, TemplateScan
 from routerd.wire.translation.compose import Choice, answer_body
@@ -67,9 +68,9 @@ class TemplateDialect:
         """Collect a whole answer. Raises ProtocolFault where it holds no text."""
         if not body.strip():
             raise ProtocolFault("the upstream answered 200 with an empty body")
-        reader = self._reader(stream=self._fields is None)
+        framing, read = self._reader(stream=self._fields is None)
         counted, choice, found = Counted(call), Choice(), False
-        for piece in (*reader.feed(body), *reader.close()):
+        for piece in map(read, (*framing.feed(body), *framing.close())):
             if piece is None:
                 continue
             if piece.error:
@@ -93,9 +94,10 @@ class TemplateDialect:
     def scan(self, call: Call) -> Scan:
         """Return the scan of one stream."""
         stream = self._template.stream
-        return TemplateScan(call, self._reader(stream=stream is not None), eof_ends=stream is not None and stream.eof_ends)
+        framing, read = self._reader(stream=stream is not None)
+        return TemplateScan(call, framing, read, eof_ends=stream is not None and stream.eof_ends)
 
-    def _reader(self, *, stream: bool) -> Reader:
+    def _reader(self, *, stream: bool) -> tuple[Framing, Read]:
         described = self._template.stream
         if not stream or described is None:
             assert self._fields is not None

@@ -1,4 +1,4 @@
-"""What a described service answers, cut into pieces by its format. Bytes in, pieces out; any split gives the same pieces.
+"""What a described service answers: how its format is cut into pieces, and what a piece says.
 
 sse: events with JSON data. ndjson: a JSON document a line. vercel: the AI SDK's data stream, lines like `0:"text"` (ai-sdk.dev,
 "Stream Protocols": 0 text, g reasoning, 3 error, e the end of a step, d the end of the message). raw: text as it is.
@@ -8,15 +8,15 @@ whole: one JSON document, for a service that does not stream.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from routerd.errors import ProtocolFault
 from routerd.wire.foreign import read_json
-from routerd.wire.sse import MAX_EVENT_BYTES, SseParser
+from routerd.wire.framing import Events, Framing, Lines, Whole
 from routerd.wire.template.pointer import find, parse_pointer
 
-__all__ = ["Fields", "Piece", "Reader", "finish_of", "make_reader"]
+__all__ = ["Fields", "Piece", "Read", "finish_of", "make_reader"]
 
 MAX_COUNT = 10**12
 _FINISHES = {
@@ -39,14 +39,7 @@ class Piece:
     done: bool = False
 
 
-class Reader(Protocol):
-    """The state of one answer. None stands for an event that could not be read."""
-
-    def feed(self, data: bytes) -> list[Piece | None]:
-        """Take what arrived. Raises ProtocolFault for an event that is too large."""
-
-    def close(self) -> list[Piece | None]:
-        """The bytes have ended."""
+Read = Callable[[bytes], Piece | None]
 
 
 class Fields:
@@ -88,74 +81,6 @@ def _count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value <= MAX_COUNT else None
 
 
-class _Lines:
-    """Whole lines out of bytes."""
-
-    __slots__ = ("_tail",)
-
-    def __init__(self) -> None:
-        self._tail = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        lines = data.split(b"\n")
-        last = lines.pop()
-        if lines:
-            lines[0] = bytes(self._tail) + lines[0]
-            self._tail = bytearray()
-        self._tail += last
-        if len(self._tail) > MAX_EVENT_BYTES:
-            self._tail = bytearray()
-            raise ProtocolFault(f"the upstream sent a line longer than {MAX_EVENT_BYTES} bytes")
-        return [line.strip() for line in lines]
-
-    def close(self) -> list[bytes]:
-        tail, self._tail = bytes(self._tail).strip(), bytearray()
-        return [tail]
-
-
-class _Sse:
-    def __init__(self, fields: Fields, done: bytes) -> None:
-        self._parser = SseParser()
-        self._fields = fields
-        self._done = done
-
-    def feed(self, data: bytes) -> list[Piece | None]:
-        return [self._piece(event.data) for event in self._parser.feed(data)]
-
-    def close(self) -> list[Piece | None]:
-        return [self._piece(event.data) for event in self._parser.close()]
-
-    def _piece(self, data: bytes) -> Piece | None:
-        return Piece(done=True) if data.strip() == self._done else self._fields.read(data)
-
-
-class _Ndjson:
-    def __init__(self, fields: Fields, done: bytes) -> None:
-        self._lines = _Lines()
-        self._fields = fields
-        self._done = done
-
-    def feed(self, data: bytes) -> list[Piece | None]:
-        return [self._piece(line) for line in self._lines.feed(data) if line]
-
-    def close(self) -> list[Piece | None]:
-        return [self._piece(line) for line in self._lines.close() if line]
-
-    def _piece(self, line: bytes) -> Piece | None:
-        return Piece(done=True) if line == self._done else self._fields.read(line)
-
-
-class _Vercel:
-    def __init__(self) -> None:
-        self._lines = _Lines()
-
-    def feed(self, data: bytes) -> list[Piece | None]:
-        return [_vercel_piece(line) for line in self._lines.feed(data) if line]
-
-    def close(self) -> list[Piece | None]:
-        return [_vercel_piece(line) for line in self._lines.close() if line]
-
-
 def _vercel_piece(line: bytes) -> Piece | None:
     kind, colon, payload = line.partition(b":")
     if not colon or len(kind) != 1:
@@ -187,47 +112,45 @@ def _vercel_piece(line: bytes) -> Piece | None:
     )
 
 
-class _Raw:
+class _Text:
+    """Text as it comes: a character that was cut waits for its end."""
+
+    __slots__ = ("_decoder",)
+
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, data: bytes) -> list[Piece | None]:
-        return [Piece(text=self._decoder.decode(data))]
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Take what arrived."""
+        return [self._decoder.decode(data).encode()]
 
-    def close(self) -> list[Piece | None]:
-        return [Piece(text=self._decoder.decode(b"", True))]
-
-
-class _Whole:
-    def __init__(self, fields: Fields) -> None:
-        self._fields = fields
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> list[Piece | None]:
-        self._body += data
-        if len(self._body) > MAX_EVENT_BYTES:
-            raise ProtocolFault(f"the upstream sent an answer larger than {MAX_EVENT_BYTES} bytes")
-        return []
-
-    def close(self) -> list[Piece | None]:
-        if not self._body.strip():
-            return []
-        piece = self._fields.read(bytes(self._body))
-        if piece is not None and not piece.error:
-            piece.finish, piece.done = piece.finish or "stop", True
-        return [piece]
+    def close(self) -> Sequence[bytes]:
+        """The bytes have ended."""
+        return [self._decoder.decode(b"", True).encode()]
 
 
-def make_reader(form: str, fields: Fields, done: str) -> Reader:
-    """Return the reader of one answer in a format."""
+def make_reader(form: str, fields: Fields, done: str) -> tuple[Framing, Read]:
+    """Return what cuts one answer in a format into pieces, and what reads these; None from it: no such piece."""
+    mark = done.encode()
+
+    def marked(payload: bytes) -> Piece | None:
+        return Piece(done=True) if payload.strip() == mark else fields.read(payload)
+
     match form:
         case "sse":
-            return _Sse(fields, done.encode())
+            return Events(), marked
         case "ndjson":
-            return _Ndjson(fields, done.encode())
+            return Lines(), marked
         case "vercel":
-            return _Vercel()
+            return Lines(), lambda line: _vercel_piece(line.strip())
         case "raw":
-            return _Raw()
+            return _Text(), lambda text: Piece(text=text.decode())
         case _:
-            return _Whole(fields)
+            return Whole(), lambda body: _whole_piece(fields, body)
+
+
+def _whole_piece(fields: Fields, body: bytes) -> Piece | None:
+    piece = fields.read(body)
+    if piece is not None and not piece.error:
+        piece.finish, piece.done = piece.finish or "stop", True
+    return piece

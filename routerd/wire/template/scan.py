@@ -6,13 +6,13 @@ Usage that the service does not report is estimated, a token for every four byte
 
 from __future__ import annotations
 
-from routerd.errors import ProtocolFault
 from routerd.messages import Usage
 from routerd.wire.dialect import Call
-from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
-from routerd.wire.template.read import Piece, Reader
+from routerd.wire.framing import Framing
+from routerd.wire.template.read import Piece, Read
 from routerd.wire.translation.compose import Chunks
 from routerd.wire.translation.pivot import dump
+from routerd.wire.translation.scan import Said, TranslatedScan
 
 __all__ = ["Counted", "TemplateScan"]
 
@@ -48,110 +48,63 @@ class Counted:
         )
 
 
-class TemplateScan:
+class TemplateScan(TranslatedScan):
     """The state of one stream; see wire.dialect.Scan."""
 
-    __slots__ = (
-        "_call", "_chunks", "_counted", "_eof_ends", "_malformed_run", "_reader", "content", "done", "fault", "finished",
-        "malformed", "model", "usage",
-    )  # fmt: skip
+    __slots__ = ("_counted", "_eof_ends", "_read")
 
-    def __init__(self, call: Call, reader: Reader, *, eof_ends: bool) -> None:
-        self.content = False
-        self.finished = False
-        self.done = False
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.fault: StreamFault | None = None
-        self.malformed = 0
-        self._malformed_run = 0
-        self._call = call
-        self._reader = reader
+    def __init__(self, call: Call, framing: Framing, read: Read, *, eof_ends: bool) -> None:
+        super().__init__(call, framing)
+        self._read = read
         self._eof_ends = eof_ends
         self._counted = Counted(call)
-        self._chunks: Chunks | None = None
 
-    def feed(self, data: bytes) -> bytes:
-        """Take what arrived; return the chunks that it makes."""
-        if self.done or self.fault is not None:
-            return b""
-        try:
-            pieces = self._reader.feed(data)
-        except ProtocolFault as exc:
-            self.fault = StreamFault(exc.message)
-            return b""
-        return self._take(pieces)
-
-    def close(self) -> bytes:
-        """The bytes have ended."""
-        if self.done or self.fault is not None:
-            return b""
-        try:
-            out = self._take(self._reader.close())
-        except ProtocolFault as exc:
-            self.fault = StreamFault(exc.message)
-            return b""
-        if not self.done and self.fault is None and (self.finished or (self._eof_ends and self.content)):
-            out += self._end()
-        return out
-
-    def _take(self, pieces: list[Piece | None]) -> bytes:
-        out: list[bytes] = []
-        for piece in pieces:
-            if self.done or self.fault is not None:
-                break
-            if piece is None:
-                self._malformed()
-            else:
-                self._malformed_run = 0
-                self._piece(piece, out)
-        return b"".join(out)
-
-    def _malformed(self) -> None:
-        self.malformed += 1
-        self._malformed_run += 1
-        if self._malformed_run >= MAX_MALFORMED_RUN:
-            self.fault = StreamFault(f"the upstream sent {MAX_MALFORMED_RUN} malformed events in a row")
-
-    def _piece(self, piece: Piece, out: list[bytes]) -> None:
-        if piece.error and not self.finished:
-            self.fault = StreamFault("the upstream reported an error inside its stream", piece.error)
+    def _take(self, payload: bytes, out: Said) -> None:
+        piece = self._read(payload)
+        if piece is None:
+            self._unreadable()
             return
+        self._malformed_run = 0
+        if piece.error:
+            self._failed(piece.error)
+            if self.fault is not None:
+                return
         self._counted.add(piece)
-        self.usage = self._counted.usage()
-        if piece.thought and not self.finished:
-            out.append(self._open() + self._opened.reasoning(0, dump(piece.thought)))
-            self.content = True
-        if piece.text and not self.finished:
-            out.append(self._open() + self._opened.text(0, dump(piece.text)))
-            self.content = True
-        if piece.finish and not self.finished:
-            out.append(self._finish(piece.finish))
+        self._counts = self._counted
+        if not self.finished:
+            self._say(piece, out)
         if piece.done:
-            out.append(self._end())
+            self._end(out)
 
-    @property
-    def _opened(self) -> Chunks:
+    def _usage_of(self, counts: Counted) -> Usage:
+        return counts.usage()
+
+    def _say(self, piece: Piece, out: Said) -> None:
+        if piece.thought:
+            out.append(self._chunks_of(out).reasoning(0, dump(piece.thought)))
+            self.content = True
+        if piece.text:
+            out.append(self._chunks_of(out).text(0, dump(piece.text)))
+            self.content = True
+        if piece.finish:
+            self._finish(piece.finish, out)
+
+    def _chunks_of(self, out: Said) -> Chunks:
+        """Begin the message, once."""
+        if self._chunks is None:
+            out.append(self._open(self._call.answer_id, self._call.created_unix_s).role(0))
         assert self._chunks is not None
         return self._chunks
 
-    def _open(self) -> bytes:
-        """Begin the message, once."""
-        if self._chunks is not None:
-            return b""
-        call = self._call
-        self._chunks = Chunks(call, answer_id=call.answer_id, created_unix_s=call.created_unix_s)
-        return self._chunks.role(0)
-
-    def _finish(self, reason: str) -> bytes:
-        out = self._open() + self._opened.finish(0, reason)
+    def _finish(self, reason: str, out: Said) -> None:
+        out.append(self._chunks_of(out).finish(0, reason))
         self.content = self.finished = True
-        return out
 
-    def _end(self) -> bytes:
-        out = b"" if self.finished else self._finish("stop")
-        self.usage = self._counted.usage()
-        if self._call.wants_usage:
-            out += self._opened.usage(self.usage)
-        self.done = True
-        return out + DONE
+    def _at_end(self, out: Said) -> None:
+        if self.finished or (self._eof_ends and self.content):
+            self._end(out)
+
+    def _end(self, out: Said) -> None:
+        if not self.finished:
+            self._finish("stop", out)
+        super()._end(out)

@@ -16,10 +16,11 @@ from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.translation.pivot import dump
 
-__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "made_id", "text_of", "tool_call", "usage_object"]
+__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "is_object", "made_id", "text_of", "tool_call", "usage_object"]
 
 _OBJECT = {"chat": ("chat.completion", "chatcmpl-"), "completion": ("text_completion", "cmpl-")}
 
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
 
 MAX_OWN_ID_CHARS = 40  # of the 64 that a call's id may have
@@ -46,6 +47,15 @@ def text_of(raw: bytes | msgspec.Raw) -> str:
         return _decode_str(raw)
     except UnicodeDecodeError:
         return _decode_str(bytes(raw).decode("utf-8", "replace"))
+
+
+def is_object(raw: bytes) -> bool:
+    """Tell the text of a JSON object from everything else."""
+    try:
+        _decode_object(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def made_id(own_id: str, *numbers: int) -> str:

@@ -1,4 +1,4 @@
-"""Foreign JSON into typed records: the strict way first, the patient one where it is refused."""
+"""Foreign JSON into typed records, the patient way: for what the strict one refused."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import msgspec
 from routerd.wire.foreign import read_json
 from routerd.wire.translation.pivot import dump
 
-__all__ = ["read_document"]
+__all__ = ["REFUSED", "read_patiently"]
 
 T = TypeVar("T")
 
+REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what a strict decoder raises
 
-def read_document(payload: bytes, decode: Callable[[bytes], T], failed: Callable[[Any], T]) -> T | None:
-    """Decode one document, or None where it is no answer. `failed` makes the record of an error, which may stand in an array."""
-    try:
-        return decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
+
+def read_patiently(payload: bytes, decode: Callable[[bytes], T], failed: Callable[[Any], T]) -> T | None:
+    """Decode one document that `decode` refused, or return None where it is no JSON object.
+
+    `failed` makes the record of an error, which may stand in an array; of None, the record of an object that nobody here knows.
+    """
     try:
         value = read_json(payload)
         if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].get("error"):
             value = value[0]
-        if isinstance(value, dict) and value.get("error"):
+        if not isinstance(value, dict):
+            return None
+        if value.get("error"):
             return failed(value["error"])
-        return decode(dump(value))
-    except (ValueError, msgspec.MsgspecError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    try:
+        return decode(dump(value))
+    except REFUSED:
+        return failed(None)

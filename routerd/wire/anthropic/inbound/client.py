@@ -29,7 +29,7 @@ _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 class EncodingScan:
     """A scan whose events are said in Anthropic's words. The facts are those of the scan inside."""
 
-    __slots__ = ("_inner", "content", "done", "encoder", "fault", "finished", "malformed", "model", "usage")
+    __slots__ = ("_inner", "content", "done", "encoder", "fault", "finished", "malformed", "model")
 
     def __init__(self, inner: Scan, asked_model: str) -> None:
         self._inner = inner
@@ -37,9 +37,13 @@ class EncodingScan:
         self.content = False
         self.finished = False
         self.done = False
-        self.usage: Usage | None = None
         self.fault: StreamFault | None = None
         self.malformed = 0
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the scan inside was told."""
+        return self._inner.usage
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived; return the events that may be forwarded now."""
@@ -60,7 +64,6 @@ class EncodingScan:
         self.content = inner.content
         self.finished = inner.finished
         self.done = inner.done
-        self.usage = inner.usage
         self.malformed = inner.malformed
         if self.fault is None:
             self.fault = StreamFault(self.encoder.broken) if self.encoder.broken else inner.fault

@@ -11,6 +11,7 @@ arguments out would be worse.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from routerd.wire.anthropic.inbound.errors import error_event, type_of_event
 from routerd.wire.anthropic.inbound.request import DETAILS_MARK, FIELD_MARK
 from routerd.wire.anthropic.outbound.answer import mend
 from routerd.wire.anthropic.tokens import STOP_OF_FINISH
-from routerd.wire.framing import Frames
+from routerd.wire.framing import Events
 from routerd.wire.openai.usage import read_usage
 
 __all__ = ["MessagesEncoder", "answer_to_messages"]
@@ -160,7 +161,7 @@ class MessagesEncoder:
         self.ended = False
         self.broken = ""  # why the stream cannot be said any further
         self._model = asked_model
-        self._frames = Frames()
+        self._frames = Events()
         self._id: str | None = None  # set: message_start was sent
         self._open = ""  # the kind of the block that is open
         self._index = -1  # and its number
@@ -177,9 +178,7 @@ class MessagesEncoder:
         if self.ended:
             return b""
         try:
-            if data.startswith(b"data: {") and self._frames.between_events and data.find(b"\n\n") == len(data) - 2:
-                return self._payloads((data[6:],))  # the usual read: one event, whole
-            return self._payloads(self._frames.cut(data))
+            return self._payloads(self._frames.feed(data))
         except ProtocolFault as exc:
             return self._fail(exc.message)
 
@@ -210,7 +209,7 @@ class MessagesEncoder:
         self.broken = message
         return b""
 
-    def _payloads(self, payloads: list[bytes] | tuple[bytes, ...]) -> bytes:
+    def _payloads(self, payloads: Sequence[bytes]) -> bytes:
         out: list[bytes] = []
         for payload in payloads:
             if payload == b"[DONE]":

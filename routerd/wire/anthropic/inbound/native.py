@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from routerd.errors import BadRequest, ProtocolFault
+from routerd.errors import BadRequest
 from routerd.graph import Params, SystemPrompt
 from routerd.wire.anthropic.outbound.answer import read_message
 from routerd.wire.anthropic.outbound.request import DEFAULT_MAX_TOKENS
-from routerd.wire.anthropic.outbound.stream import EventReader
+from routerd.wire.anthropic.outbound.stream import read_event
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts, counts_of
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.faults.classify import classify_value
@@ -158,12 +158,11 @@ def decode_native(body: bytes) -> UnaryAnswer:
 class NativeScan(RelayScan):
     """A stream that is forwarded as it came, and only looked at. The framing, and what is left out, is RelayScan's."""
 
-    __slots__ = ("_counts", "_reader")
+    __slots__ = ("_counts",)
 
     def __init__(self) -> None:
         super().__init__(withhold_usage=False)
         self._counts = Counts()
-        self._reader = EventReader()
 
     def _event(self, event: bytes) -> bool:
         at = event.find(b"\n")
@@ -173,16 +172,10 @@ class NativeScan(RelayScan):
 
     def _payload(self, payload: bytes, named_error: bool) -> bool:
         del named_error  # the JSON says it too
-        malformed = self._reader.malformed
-        try:
-            event = self._reader.read(payload)
-        except ProtocolFault as exc:
-            self.malformed = self._reader.malformed
-            self.fault = StreamFault(exc.message)
-            return False
+        event = read_event(payload)
         if event is None:
-            self.malformed = self._reader.malformed
-            return self.malformed == malformed  # of a shape that is the client's affair, or no JSON
+            return self._not_json(payload, False)
+        self.malformed_run = 0
         kind = event.type
         if kind == "content_block_delta":
             self.content = True

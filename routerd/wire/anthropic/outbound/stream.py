@@ -3,8 +3,8 @@
 A `text_delta` is the path of every token: its JSON string is copied raw between two prepared halves of a chunk, neither unescaped
 nor encoded again. Everything else is rare and built in the plain way.
 Rules: unknown events and deltas are skipped; padding behind the JSON is blank and harmless; tool calls are numbered from 0 among
-themselves; a tool whose input never came is `{}`; `error` before a finish is the stream's fault, after one it is nothing; three
-malformed events in a row are a fault; thinking is given out as it comes, and once more with its signature when its block ends.
+themselves; a tool whose input never came is `{}`; thinking is given out as it comes, and once more with its signature when its
+block ends.
 """
 
 from __future__ import annotations
@@ -13,22 +13,18 @@ from typing import Any
 
 import msgspec
 
-from routerd.errors import ProtocolFault
-from routerd.messages import Usage
 from routerd.wire.anthropic.outbound.answer import Block, mend, refusal_of, thinking_detail
 from routerd.wire.anthropic.outbound.tools import JSON_TOOL
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts
 from routerd.wire.dialect import Call
-from routerd.wire.framing import Frames
-from routerd.wire.openai.relay_scan import DONE, MAX_MALFORMED_RUN, StreamFault
+from routerd.wire.framing import Events
+from routerd.wire.openai.relay_scan import DONE, StreamFault
+from routerd.wire.translation.scan import Said, TranslatedScan
 
-__all__ = ["Event", "EventReader", "MessagesScan"]
+__all__ = ["Event", "MessagesScan", "read_event"]
 
 _EMPTY = msgspec.Raw(b"")
-_QUOTE = ord('"')
 _BLANK = b'""'
-_DELTA_HEAD = b'event: content_block_delta\ndata: {"'
-_DELTA_DATA = len(_DELTA_HEAD) - 2
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -57,76 +53,33 @@ _encode = msgspec.json.encode
 _decode_str = msgspec.json.Decoder(str).decode
 
 
-class EventReader:
-    """Reads payloads; counts what is no event and knows when it is too much. What scans build on."""
-
-    __slots__ = ("_malformed_run", "malformed")
-
-    def __init__(self) -> None:
-        self.malformed = 0
-        self._malformed_run = 0
-
-    def read(self, payload: bytes) -> Event | None:
-        """Return the event, or None for one to be left out. Raises ProtocolFault at the third malformed one in a row."""
-        try:
-            event = _decode(payload)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return self._unread(payload)
-        self._malformed_run = 0
-        return event
-
-    def _unread(self, payload: bytes) -> Event | None:
-        """The fast way refused it: half a surrogate pair, a shape we do not know (a newer event), or no JSON."""
-        try:
-            mended, value = mend(payload)
-        except ValueError:
-            self.malformed += 1
-            self._malformed_run += 1
-            if self._malformed_run >= MAX_MALFORMED_RUN:
-                raise ProtocolFault(f"the upstream sent {MAX_MALFORMED_RUN} malformed events in a row") from None
-            return None
-        self._malformed_run = 0
-        try:
-            return _decode(mended)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            error = value.get("error") if isinstance(value, dict) else None
-            return Event(type="error", error=error) if error else None
+def read_event(payload: bytes) -> Event | None:
+    """Return an event, None where it is no JSON; one of an unknown shape has no type (or is an error, if it holds one)."""
+    try:
+        return _decode(payload)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    try:
+        mended, value = mend(payload)
+    except ValueError:
+        return None
+    try:
+        return _decode(mended)  # it was half a surrogate pair
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        error = value.get("error") if isinstance(value, dict) else None
+        return Event(type="error", error=error) if error else Event()
 
 
-class MessagesScan(EventReader):
+class MessagesScan(TranslatedScan):
     """The state of one stream; see `wire.dialect.Scan` for the facts."""
 
     __slots__ = (
-        "_block",
-        "_call",
-        "_counts",
-        "_details",
-        "_frames",
-        "_has_tools",
-        "_head",
-        "_input_came",
-        "_text_head",
-        "_thought",
-        "_tools",
-        "content",
-        "done",
-        "fault",
-        "finished",
-        "model",
-        "usage",
-    )
+        "_block", "_details", "_has_tools", "_head", "_input_came", "_taken", "_text_head", "_thought", "_tools",
+    )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
-        super().__init__()
-        self.content = False
-        self.finished = False
-        self.done = False
-        self.usage: Usage | None = None
-        self.fault: StreamFault | None = None
-        self.model: str | None = None
-        self._call = call
-        self._counts: Counts | None = None
-        self._frames = Frames()
+        super().__init__(call, Events())
+        self._taken: Counts | None = None  # all usage so far
         self._block = Block()  # the one that is open
         self._thought: list[msgspec.Raw] = []
         self._details = 0  # entries of reasoning_details so far
@@ -135,62 +88,27 @@ class MessagesScan(EventReader):
         self._has_tools = False
         self._name_chunks(f"chatcmpl-{call.answer_id}", call.model)
 
-    def feed(self, data: bytes) -> bytes:
-        """Take what arrived; return the chunks that may be forwarded now."""
-        if self.done or self.fault is not None:
-            return b""
-        if (
-            self.content
-            and self._frames.between_events
-            and data.startswith(_DELTA_HEAD)
-            and data.find(b"\n", _DELTA_DATA) == len(data) - 2
-            and data.endswith(b"\n\n")
-        ):
-            return self._events((data[_DELTA_DATA:],))  # the usual read: one delta, whole
+    def _take(self, payload: bytes, out: Said) -> None:
+        event = read_event(payload)
+        if event is None:
+            self._unreadable()
+            return
+        self._malformed_run = 0
         try:
-            payloads = self._frames.cut(data)
-        except ProtocolFault as exc:
-            self.fault = StreamFault(exc.message)
-            return b""
-        return self._events(payloads)
-
-    def close(self) -> bytes:
-        """The upstream's bytes have ended; return what was still held."""
-        if self.done or self.fault is not None:
-            return b""
-        try:
-            out = self._events(self._frames.close())
-        except ProtocolFault as exc:
-            self.fault = StreamFault(exc.message)
-            return b""
-        return out if self.done or self.fault is not None else out + self._usage_chunk()
-
-    def _events(self, payloads: list[bytes] | tuple[bytes, ...]) -> bytes:
-        out: list[bytes] = []
-        for payload in payloads:
-            try:
-                event = self.read(payload)
-                if event is None:
-                    continue
-                if event.type == "content_block_delta":
+            if event.type == "content_block_delta":
+                if event.delta is not None:
                     self._delta(event.delta, out)
-                else:
-                    handler = _HANDLERS.get(event.type)
-                    if handler is not None:
-                        handler(self, event, out)
-            except ProtocolFault as exc:
-                self.fault = StreamFault(exc.message)
-            except (UnicodeError, RecursionError):
-                self.fault = StreamFault("the upstream sent text that is not Unicode")
-            if self.done or self.fault is not None:
-                break
-        return out[0] if len(out) == 1 else b"".join(out)
+            elif (handler := _HANDLERS.get(event.type)) is not None:
+                handler(self, event, out)
+        except (UnicodeError, RecursionError):
+            self.fault = StreamFault("the upstream sent text that is not Unicode")
+
+    def _at_end(self, out: Said) -> None:
+        out.append(self._usage_chunk())  # the end mark is not theirs, and is said by whoever sees the end
 
     # ── events ──
 
-    def _delta(self, delta: _Delta | None, out: list[bytes]) -> None:
-        if delta is None:
-            return
+    def _delta(self, delta: _Delta, out: Said) -> None:
         kind = delta.type
         if kind == "text_delta":
             raw = bytes(delta.text)
@@ -211,7 +129,7 @@ class MessagesScan(EventReader):
         elif kind == "signature_delta":
             self._block.signature = delta.signature
 
-    def _message_start(self, event: Event, out: list[bytes]) -> None:
+    def _message_start(self, event: Event, out: Said) -> None:
         message = event.message if isinstance(event.message, dict) else {}
         if isinstance(message.get("model"), str):
             self.model = message["model"]
@@ -222,7 +140,7 @@ class MessagesScan(EventReader):
         self._take_usage(message.get("usage"))
         out.append(self._head + b'{"role":"assistant","content":""' + _CHUNK_END)
 
-    def _block_start(self, event: Event, out: list[bytes]) -> None:
+    def _block_start(self, event: Event, out: Said) -> None:
         block = self._block = event.content_block or Block()
         self._input_came = False
         self._thought = []
@@ -240,7 +158,7 @@ class MessagesScan(EventReader):
             self._thought.append(msgspec.Raw(_encode(block.thinking)))
             out.append(self._chunk({"reasoning_content": block.thinking}))
 
-    def _block_stop(self, event: Event, out: list[bytes]) -> None:
+    def _block_stop(self, event: Event, out: Said) -> None:
         del event
         block, self._block = self._block, Block()
         if block.type == "tool_use":
@@ -256,7 +174,7 @@ class MessagesScan(EventReader):
                 out.append(self._chunk({"reasoning_details": [thinking_detail(block, self._details)]}))
                 self._details += 1
 
-    def _message_delta(self, event: Event, out: list[bytes]) -> None:
+    def _message_delta(self, event: Event, out: Said) -> None:
         self._take_usage(event.usage)
         delta = event.delta
         if delta is None or not isinstance(delta.stop_reason, str) or self.finished:
@@ -264,7 +182,7 @@ class MessagesScan(EventReader):
         refusal = refusal_of(delta.stop_reason, delta.stop_details)
         self._finish(delta.stop_reason, {"refusal": refusal} if refusal else {}, out)
 
-    def _message_stop(self, event: Event, out: list[bytes]) -> None:
+    def _message_stop(self, event: Event, out: Said) -> None:
         del event
         if not self.finished:
             self._finish("tool_use" if self._has_tools else "end_turn", {}, out)
@@ -273,11 +191,9 @@ class MessagesScan(EventReader):
         out.append(DONE)
         self.done = True
 
-    def _error(self, event: Event, out: list[bytes]) -> None:
+    def _error(self, event: Event, out: Said) -> None:
         del out
-        if not self.finished:
-            error = event.error or {"type": "api_error", "message": ""}
-            self.fault = StreamFault("the upstream reported an error inside its stream", error)
+        self._failed(event.error or {"type": "api_error", "message": ""})
 
     # ── chunks ──
 
@@ -301,7 +217,7 @@ class MessagesScan(EventReader):
         start = b'{"tool_calls":[{"index":%d,"function":{"arguments":' % self._tools
         return self._head + start + raw + b"}}]" + _CHUNK_END
 
-    def _finish(self, stop_reason: str, delta: dict[str, Any], out: list[bytes]) -> None:
+    def _finish(self, stop_reason: str, delta: dict[str, Any], out: Said) -> None:
         finish = FINISH_OF_STOP.get(stop_reason, "stop")
         if finish == "tool_calls" and not self._has_tools:
             finish = "stop"  # only the tool that stands for response_format
@@ -310,16 +226,16 @@ class MessagesScan(EventReader):
 
     def _take_usage(self, value: Any) -> None:
         if isinstance(value, dict):
-            if self._counts is None:
-                self._counts = Counts()
-            self._counts.take(value)
-            self.usage = self._counts.usage()
+            if self._taken is None:
+                self._taken = Counts()
+            self._taken.take(value)
+            self._usage = self._taken.usage()
 
     def _usage_chunk(self) -> bytes:
-        if not self._call.wants_usage or self._counts is None or not self.finished:
+        if not self._call.wants_usage or self._taken is None or not self.finished:
             return b""
         start = self._head[: self._head.index(b',"choices":[{"index":0,"delta":')]
-        return start + b',"choices":[],"usage":' + _encode(self._counts.openai()) + b"}\n\n"
+        return start + b',"choices":[],"usage":' + _encode(self._taken.openai()) + b"}\n\n"
 
 
 _CHUNK_END = b'},"finish_reason":null}]}\n\n'
