@@ -123,6 +123,7 @@ providers:
   ollama: {{preset: ollama, base_url: "{base}"}}
   mistral: {{preset: mistral, base_url: "{base}/v1", api_key: sk-m}}
   groq: {{preset: groq, base_url: "{base}/v1", api_key: sk-q}}
+  xai: {{preset: xai, base_url: "{base}/v1", api_key: sk-x}}
   or: {{preset: openrouter, base_url: "{base}/v1", api_key: sk-o}}
 models:
   claude: {{chain: [anthropic/claude-x]}}
@@ -130,7 +131,7 @@ models:
   llama: {{chain: [ollama/llama-x]}}
   strict: {{chain: [mistral/mistral-x]}}
   both: {{chain: [or/x, groq/x]}}
-  embed: {{chain: [groq/x, mistral/embed]}}
+  embed: {{chain: [xai/x, mistral/embed]}}
 """
 
 

@@ -81,6 +81,32 @@ async def test_a_gemini_stream_ends_with_usage_and_done(daemon: Start, upstream:
     assert upstream.requests[0].target == "/v1/models/real-m:streamGenerateContent?alt=sse"
 
 
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_gemini_stream_says_its_end_in_either_framing_and_where_that_is_cut(
+    daemon: Start, upstream: Upstream, sdk: Sdk, kind: str, whole: bool
+) -> None:
+    [found] = load("gemini/gen_stream.json")
+    body = found.body
+    if kind == "application/json":  # what a proxy makes of it that drops `alt=sse`
+        body = b"[" + b"\n,\r\n".join(line[6:] for line in body.split(b"\r\n") if line.startswith(b"data: ")) + b"]"
+
+    async def answer(call: Call) -> None:
+        await call.head(200, [("content-type", kind), ("transfer-encoding", "chunked")])
+        for start in range(0, len(body), 37):
+            await call.chunk(body[start : start + 37])
+        if whole:
+            await call.end_chunks()
+        else:
+            call.close()
+
+    upstream.script(answer)
+    options: Any = {"include_usage": True}
+    client = sdk(daemon(routes(upstream, "gemini")))
+    got = await told(await client.chat.completions.create(model="m", messages=HI, stream=True, stream_options=options))
+    assert (got["text"] != "", got["finish"], got["usage"] > 0) == (True, "stop", True)
+
+
 async def test_an_ollama_answer_and_stream(daemon: Start, upstream: Upstream, sdk: Sdk) -> None:
     upstream.script(recorded("ollama/chat_tool_call"), recorded("ollama/chat_stream_ndjson"))
     client = sdk(daemon(routes(upstream, "ollama")))

@@ -296,18 +296,16 @@ class Relay:
             self.on_flush()  # the read that broke may have brought whole events first
             if self.finished.done():
                 return
+        if self.scan.finished and self.ready.done():  # everything was said; only the framing was cut
+            self.on_end()
+            return
         if self._downstream is not None:
-            if self.scan.finished:  # everything was said; only the framing was cut
-                self._status = _ENDED
-                self._close_out()
-            else:
-                self._fault_out(StreamFault(error.message), Ended.CUT)
+            self._fault_out(StreamFault(error.message), Ended.CUT)
             return
         if self.ready.done():  # content seen, commit on its way
-            if self.scan.fault is None and not self.scan.finished:
+            if self.scan.fault is None:
                 self.scan.fault = StreamFault(error.message)
                 self._broken = Ended.DEADLINE if error.kind is ErrorKind.TIMEOUT else Ended.CUT
-            self._status = _ENDED if self.scan.finished else self._status
             return
         self._timer.stop()
         self.ready.set_exception(error)
