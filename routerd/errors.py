@@ -287,6 +287,7 @@ class UpstreamError(RouterdError):
         self.retry_after_s = retry_after_s
         self.error_type = error_type or ERROR_TYPE_OF_KIND[kind]
         self.named_by_client = False  # the model was: a direct provider, or a pattern
+        self.was_answering = False  # when the time of the request itself ran out: the endpoint is not to blame
 
 
 class ProtocolFault(UpstreamError):

@@ -25,7 +25,16 @@ from routerd.attempt.sink.passage import Passage, open_passage
 from routerd.attempt.sink.relay import Refused, Relay
 from routerd.attempt.speech import Inexpressible, Speech, say
 from routerd.attempt.verdict import RULES
-from routerd.errors import AttemptsExhausted, BudgetExceeded, Delivery, ErrorKind, ErrorType, RequestError, UpstreamError
+from routerd.errors import (
+    ERROR_TYPE_OF_KIND,
+    AttemptsExhausted,
+    BudgetExceeded,
+    Delivery,
+    ErrorKind,
+    ErrorType,
+    RequestError,
+    UpstreamError,
+)
 from routerd.health import View
 from routerd.messages import AttemptRecord, ModelRequest, Usage, WireResponse
 from routerd.plan import Planned
@@ -338,7 +347,11 @@ class Attempts:
         return phase if phase[1] <= deadline[1] else ("deadline", deadline[1], deadline[0])
 
     def _refused(self, response: WireResponse) -> UpstreamError:
-        return classify(response.status, response.headers, response.body, self._setting.now_unix()).as_error()
+        error = classify(response.status, response.headers, response.body, self._setting.now_unix()).as_error()
+        own = self.passing is not None and not self.passing.operation  # method and path are the client's, and so is a mistake
+        if own and response.status < 500 and RULES[error.kind].breaks:
+            error.kind, error.error_type = ErrorKind.BAD_REQUEST, ERROR_TYPE_OF_KIND[ErrorKind.BAD_REQUEST]
+        return error
 
     def _understand(self, planned: Planned, exc: UpstreamError) -> None:
         """Tell a model that is being loaded from a failure, and take out of the words what no client may read."""
@@ -352,8 +365,8 @@ class Attempts:
         if exc.kind is ErrorKind.COLD and planned.provider.cold_start is not None:
             return  # a model that is being loaded is no fault of the endpoint
         rule, name, now_s = RULES[exc.kind], planned.endpoint.name, self._setting.now()
-        # The request's time ran out, and those before it had used it up: that says nothing of this endpoint.
-        late = exc.kind is ErrorKind.TIMEOUT and len(self.records) > 1 and now_s >= until_s
+        # The request's time ran out while it answered, or those before it had used it up: that says nothing of this endpoint.
+        late = exc.kind is ErrorKind.TIMEOUT and (exc.was_answering or (len(self.records) > 1 and now_s >= until_s))
         if rule.breaks and not late:
             self.health.failed(name, started_s, now_s)
         if self.lane.timed and exc.kind is ErrorKind.TIMEOUT and not late:

@@ -136,12 +136,54 @@ async def test_a_passage_that_is_cut_counts_against_the_endpoint(daemon: Start, 
     assert (await endpoint(running))["breaker"] == "open"
 
 
+CLIENTS_OWN = [400, 403, 404, 413, 415, 422, 451]
+OWN_METHOD = [405, 406, 408, 409, 411, 412, 416, 426, 431]  # where method, path and fields are the client's, too
+
+
 async def test_a_clients_own_errors_never_open_a_breaker(daemon: Start, upstream: Upstream) -> None:
-    upstream.always(answers.error(400, "bad request"))
-    running = daemon(routes(upstream, ", breaker: {min_requests: 2}"))
-    for _ in range(6):
-        assert (await fetch(running, CHAT, ask("m"))).status == 400
-    assert (await endpoint(running))["breaker"] == "closed"
+    words = {403: "Your input was flagged by moderation"}
+    upstream.script(*(answers.error(status, words.get(status, "no")) for status in CLIENTS_OWN * 3 + OWN_METHOD))
+    running = daemon(routes(upstream, ", direct: true, breaker: {min_requests: 2, failure_ratio: 0.1}", route="up/m-1"))
+    for stream in (False, True):
+        for _ in CLIENTS_OWN:
+            assert (await fetch(running, CHAT, ask("m", stream=stream))).status != 200
+    for status in CLIENTS_OWN + OWN_METHOD:
+        assert (await fetch(running, "/providers/up/files/f")).status == status
+    found = await endpoint(running)
+    assert (found["breaker"], found["failures"], found["rank"]) == ("closed", 0, "free")
+    assert len(upstream.requests) == 3 * len(CLIENTS_OWN) + len(OWN_METHOD)
+
+
+async def drips(call: Call) -> None:
+    await call.head(200, (answers.JSON, ("transfer-encoding", "chunked")))
+    await answers.dripping(call, b" ")
+
+
+async def streams_for_ever(call: Call) -> None:
+    await call.head(200, answers.EVENT_STREAM)
+    await answers.dripping(call, answers.event(answers.delta("x")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "timeouts", "stream", "breaker"),
+    [
+        pytest.param(drips, "total: 150ms", False, "closed", id="total, while it answers"),
+        pytest.param(streams_for_ever, "stream_total: 150ms", True, "closed", id="stream_total"),
+        pytest.param(answers.hang, "total: 150ms", False, "open", id="total, silent"),
+        pytest.param(answers.hang, "first_token: 150ms", True, "open", id="first_token"),
+        pytest.param(answers.drip(b": wait\n\n"), "first_token: 150ms", True, "open", id="comments"),
+    ],
+)
+async def test_an_endpoint_is_to_blame_for_its_silence_and_not_for_the_end_of_a_requests_time(
+    daemon: Start, upstream: Upstream, answer: Answer, timeouts: str, stream: bool, breaker: str
+) -> None:
+    upstream.always(answer)
+    running = daemon(routes(upstream, f", breaker: {{min_requests: 3}}, timeouts: {{{timeouts}}}", route="up/m-1"))
+    for _ in range(3):
+        told = await fetch(running, CHAT, ask("m", stream=stream))
+        assert (told.status == 504 and told.error["code"] == "upstream_timeout") or b"stream_total" in told.body
+    found = await endpoint(running)
+    assert (found["breaker"], found["failures"]) == (breaker, 0)  # what opened it is not counted again
 
 
 async def test_an_open_endpoint_is_still_asked_when_there_is_no_other(daemon: Start, upstream: Upstream) -> None:

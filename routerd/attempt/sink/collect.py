@@ -87,5 +87,7 @@ class Collect:
 
     def _expired(self, phase: str, length_s: float) -> None:
         self._exchange.abort()
-        delivery = Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED
-        self.on_fail(timeout_fault(phase, length_s, delivery))
+        fault = timeout_fault(phase, length_s, Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED)
+        # `total` and `deadline` bound the request, not the endpoint: one whose answer is on its way has done nothing wrong.
+        fault.was_answering = bool(self._body) and phase in ("total", "deadline")
+        self.on_fail(fault)
