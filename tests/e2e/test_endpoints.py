@@ -170,7 +170,7 @@ async def streams_for_ever(call: Call) -> None:
         pytest.param(drips, "total: 150ms", False, "closed", id="total, while it answers"),
         pytest.param(streams_for_ever, "stream_total: 150ms", True, "closed", id="stream_total"),
         pytest.param(answers.hang, "total: 150ms", False, "open", id="total, silent"),
-        pytest.param(answers.hang, "first_token: 150ms", True, "open", id="first_token"),
+        pytest.param(answers.hang, "first_byte: 150ms", True, "open", id="first_byte"),
         pytest.param(answers.drip(b": wait\n\n"), "first_token: 150ms", True, "open", id="comments"),
     ],
 )
