@@ -1,5 +1,6 @@
 """Two hundred clients, three upstreams that fail in every way of the fault grid, reloads, and workers that are killed.
 
+The upstreams speak another dialect with each edit, so most of what clients see is translated.
 Nobody sees anything but a right answer or an honest error; when it is over nothing is held any more, the budgets are exact to
 the request, and the daemon serves as if nothing had been. Ten seconds with a fixed seed; for more `--chaos-seconds 120
 --chaos-seed N`.
@@ -23,22 +24,25 @@ import pytest
 from tests.support.chaos import MINE, SECRET, Crowd, Faulty
 from tests.support.daemon import Daemon, until
 from tests.support.upstream import Upstream
+from tests.support.voices import VOICES
 
 CLIENTS = 200
 MAX_ATTEMPTS, DEADLINE_S = 4, 4.0
 SLACK_S = 6.0  # of a machine that has other things to do
 LIMIT = 1_000_000
+DIALECTS = list(VOICES)
 RELOAD_EVERY_S, KILL_EVERY_S = 2.0, 15.0
 
 
 def routes(upstreams: list[Upstream], turn: int) -> str:
-    """The file of the `turn`th edit: the order of providers, a timeout and an alias change; what is counted does not."""
+    """The file of the `turn`th edit: order and dialect of providers, a timeout, an alias change; what is counted does not."""
     named = list(zip("abc", upstreams, strict=True))
     shifted = named[turn % 3 :] + named[: turn % 3]
+    dialects = DIALECTS[turn % 4 :] + DIALECTS[: turn % 4]
     providers = "".join(
-        f'  {name}: {{dialect: openai, base_url: "{up.url}", api_key: {SECRET}, budgets: [at-endpoint], '
+        f'  {name}: {{dialect: {dialect}, base_url: "{up.url}", api_key: {SECRET}, budgets: [at-endpoint], '
         f"breaker: {{min_requests: 20, open_for: 1s, ramp: 1s}}}}\n"
-        for name, up in shifted
+        for dialect, (name, up) in zip(dialects, shifted, strict=False)
     )
     members = ", ".join(f"{name}/x" for name, _ in shifted[:2])
     return f"""
@@ -105,10 +109,11 @@ async def test_nobody_sees_anything_but_a_right_answer_or_an_honest_error(
     print(
         f"\nseed {seed}: {crowd.sent} requests, {sum(faulty.seen.values())} attempts, {operator.turn} reloads, "
         f"{len(crowd.kills)} kills, longest {crowd.longest_s:.2f} s, lag {crowd.lag_s:.2f} s"
-        f"\n{crowd.told}\n{crowd.said}\n{faulty.given}"
+        f"\n{crowd.told}\n{crowd.said}\n{faulty.given}\n{faulty.spoken}"
     )
     assert crowd.wrong == []
     assert crowd.told["ok"] > crowd.sent / 3
+    assert set(faulty.spoken) == set(VOICES)
     assert max(faulty.seen.values()) <= MAX_ATTEMPTS
     assert crowd.longest_s < DEADLINE_S + SLACK_S
     await _nobody_waited_in_vain(running, crowd)

@@ -1,4 +1,4 @@
-"""Upstreams that fail at random, and clients that check every answer: what the chaos test is made of.
+"""Upstreams that fail at random, in the words of every dialect, and clients that check every answer: parts of the chaos test.
 
 Each request has a number, which is in its prompt; the right answer follows from the number. So a client knows a right answer from
 a wrong one, from a part of it, and from that of somebody else. Which fault a request meets follows from the seed, its number and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,47 +20,71 @@ from typing import Any
 import aiohttp
 
 from tests.support import answers
-from tests.support.answers import DONE, USAGE, delta, error, event, reply
+from tests.support.answers import reply
 from tests.support.upstream import Answer, Call, ClientGone
+from tests.support.voices import VOICES, Voice, voice_of
 
-ROLE = event(delta("", role="assistant"))
-STOP = event(delta(finish="stop"))
 MINE = {"authorization": "Bearer gk-chaos"}
 SECRET = "sk-upstream-secret-0123456789"
-OVERLOADED = event({"error": {"message": f"overloaded, your key is {SECRET}", "type": "server_error", "code": 529}})
+OVERLOADED = f"overloaded, your key is {SECRET}"
 HTML = (("content-type", "text/html"),)
 THE_CLIENTS = frozenset({"400", "too-long"})
 
-# What may happen instead of an answer, before the client has anything.
-BEFORE: Mapping[str, Answer] = {
-    "reset": answers.reset,
-    "hangs-up": answers.hang_up,
-    "hangs": answers.hang,
-    "hangs-after-head": answers.hang_after_head,
-    "401": error(401, f"Incorrect API key provided: {SECRET}"),
-    "402": error(402, "no credit"),
-    "404": error(404, "The model does not exist"),
-    "408": error(408),
-    "429": error(429, "slow down", headers=[("retry-after", "1")]),
-    "500": error(500),
-    "502": reply(b"<html>Bad gateway</html>", status=502, headers=HTML),
-    "503": error(503),
-    "529": error(529, "overloaded"),
-    "empty": reply(b""),
-    "html": reply(b"<html></html>", headers=HTML),
-    "cut-whole": answers.cut_unary(),
-    "400": error(400, "temperature is wrong"),
-    "too-long": error(400, "This model's maximum context length is 10 tokens", code="context_length_exceeded"),
-}
-BEFORE_STREAM: Mapping[str, Answer] = {
-    **BEFORE,
-    "error-first": answers.events(OVERLOADED),
-    "no-content": answers.events(ROLE, DONE),
-    "cut-first": answers.cut(ROLE),
-    "comments": answers.events(b": wait\n\n", b": wait\n\n", end=False),
-}
+
+def _before(voice: Voice) -> Mapping[str, Answer]:
+    """What may happen instead of an answer, before the client has anything."""
+    return {
+        "reset": answers.reset,
+        "hangs-up": answers.hang_up,
+        "hangs": answers.hang,
+        "hangs-after-head": answers.hang_after_head,
+        "401": voice.error(401, f"Incorrect API key provided: {SECRET}"),
+        "402": voice.error(402, "no credit"),
+        "404": voice.error(404, "The model does not exist"),
+        "408": voice.error(408, "too slow"),
+        "429": voice.error(429, "slow down", headers=[("retry-after", "1")]),
+        "500": voice.error(500, "it broke"),
+        "502": reply(b"<html>Bad gateway</html>", status=502, headers=HTML),
+        "503": voice.error(503, "busy"),
+        "529": voice.error(529, "overloaded"),
+        "empty": reply(b""),
+        "html": reply(b"<html></html>", headers=HTML),
+        "cut-whole": answers.cut_unary(),
+        "400": voice.error(400, "temperature is wrong"),
+        "too-long": voice.error(400, "This model's maximum context length is 10 tokens", code="context_length_exceeded"),
+    }
+
+
+def _before_stream(voice: Voice) -> Mapping[str, Answer]:
+    return {
+        **_before(voice),
+        "error-first": _stream_of(voice, *voice.begin, voice.fault_event(529, OVERLOADED)),
+        "no-content": _stream_of(voice, *voice.begin),
+        "cut-first": _stream_of(voice, *voice.begin, end="cut"),
+        "comments": _stream_of(voice, b": wait\n\n", b": wait\n\n", end="hang"),
+    }
+
+
+def _stream_of(voice: Voice, *blocks: bytes, end: str = "") -> Answer:
+    async def answer(call: Call) -> None:
+        await call.head(200, voice.stream_head)
+        for block in blocks:
+            await call.chunk(block)
+        if end == "cut":
+            call.close()
+        elif end == "hang":
+            await call.client_gone()
+        else:
+            await call.end_chunks()
+
+    return answer
+
+
+BEFORE = {name: _before(voice) for name, voice in VOICES.items()}
+BEFORE_STREAM = {name: _before_stream(voice) for name, voice in VOICES.items()}
 AFTER = ("cut", "reset", "idle", "error-event", "malformed", "no-finish")
-HARMLESS = ("one-malformed", "no-done", "bytes", "slow", "one-packet", "late-error")
+HARMLESS = ("one-malformed", "bytes", "slow", "one-packet")
+OPENAIS = ("no-done", "late-error")  # harmless, too: the finish and the text are there
 
 
 def pieces_of(number: int) -> list[str]:
@@ -77,18 +102,19 @@ class Faulty:
     active: int = 0  # answers that are being given
     seen: Counter[int] = field(default_factory=Counter)  # request -> attempts that arrived
     given: Counter[str] = field(default_factory=Counter)  # fault -> times
+    spoken: Counter[str] = field(default_factory=Counter)  # dialect -> attempts
     clients_own: set[int] = field(default_factory=set)  # requests that were told that they are wrong
     arrived: dict[int, asyncio.Event] = field(default_factory=dict)
 
     async def answer(self, call: Call) -> None:
         """Answer one request, well or not."""
-        body = call.request.json()
-        number = int(body["messages"][-1]["content"].removeprefix("n="))
+        number = int(re.findall(rb"n=([0-9]+)", call.request.body)[-1])
         self.seen[number] += 1
         self.arrived.setdefault(number, asyncio.Event()).set()
         self.active += 1
         try:
-            await self._answer(call, number, bool(body.get("stream")))
+            streamed = bool(call.request.json().get("stream")) or "streamGenerate" in call.request.target
+            await self._answer(call, number, streamed)
         except ClientGone:
             pass
         finally:
@@ -96,38 +122,42 @@ class Faulty:
 
     async def _answer(self, call: Call, number: int, stream: bool) -> None:
         rng = random.Random(f"{self.seed}/{number}/{self.seen[number]}")
+        dialect = voice_of(call.request.target)
+        voice, before = VOICES[dialect], (BEFORE_STREAM if stream else BEFORE)[dialect]
         if self.calm or rng.random() > self.fault_ratio:
-            how = rng.choice(HARMLESS) if stream and rng.random() < 0.3 else "well"
+            harmless = (*HARMLESS, *OPENAIS) if dialect == "openai" else HARMLESS
+            how = rng.choice(harmless) if stream and rng.random() < 0.3 else "well"
         else:
-            how = rng.choice([*BEFORE_STREAM, *AFTER * 2]) if stream else rng.choice([*BEFORE])
+            how = rng.choice([*before, *AFTER * 2]) if stream else rng.choice([*before])
         self.given[how] += 1
+        self.spoken[dialect] += 1
         if how in THE_CLIENTS:
             self.clients_own.add(number)
-        if how in BEFORE_STREAM:
-            await BEFORE_STREAM[how](call)
+        if how in before:
+            await before[how](call)
         elif stream:
-            await _streamed(call, pieces_of(number), how, rng)
+            await _streamed(call, voice, pieces_of(number), how, rng)
         else:
             await asyncio.sleep(rng.random() * 0.05)
-            await reply(answers.completion("".join(pieces_of(number))))(call)
+            await reply(voice.whole("".join(pieces_of(number))))(call)
 
 
-async def _streamed(call: Call, pieces: list[str], how: str, rng: random.Random) -> None:
-    usage = event({**delta(), "choices": [], "usage": USAGE})
-    blocks = [ROLE, *(event(delta(piece)) for piece in pieces), STOP, usage, DONE]
+async def _streamed(call: Call, voice: Voice, pieces: list[str], how: str, rng: random.Random) -> None:
+    said = [voice.piece(piece) for piece in pieces]
+    blocks = [*voice.begin, *said, *voice.end]
     if how in AFTER:
-        blocks = blocks[: rng.randint(2, len(pieces))]
+        blocks = [*voice.begin, *said[: rng.randint(1, len(said) - 1)]]
     if how == "one-malformed":
-        blocks.insert(rng.randint(0, len(pieces)), event("{no json"))
+        blocks.insert(rng.randint(0, len(pieces)), voice.malformed)
     elif how == "no-done":
         blocks.pop()
     elif how == "late-error":
-        blocks.insert(-2, OVERLOADED)
+        blocks.insert(-2, voice.fault_event(529, OVERLOADED))
     elif how == "one-packet":
         blocks = [b"".join(blocks)]
     elif how == "bytes":
         blocks = [bytes([byte]) for byte in b"".join(blocks)]
-    await call.head(200, answers.EVENT_STREAM)
+    await call.head(200, voice.stream_head)
     for block in blocks:
         await call.chunk(block)
         if how != "bytes":
@@ -140,12 +170,12 @@ async def _streamed(call: Call, pieces: list[str], how: str, rng: random.Random)
         case "idle":
             await call.client_gone()
         case "error-event":
-            await call.chunk(OVERLOADED)
-            await call.chunk(DONE)
+            await call.chunk(voice.fault_event(529, OVERLOADED))
+            await call.chunk(voice.end[-1])
             await call.end_chunks()
         case "malformed":
             for _ in range(3):
-                await call.chunk(event("{no json"))
+                await call.chunk(voice.malformed)
             await call.client_gone()
         case _:
             await call.end_chunks()
