@@ -2,7 +2,7 @@
 
 What is measured is what an operator and a client feel: from the rename of a file to the first answer of the new graph, the time
 of `POST /-/reload`, how long a request on a warm connection waits while graphs change (a worker's loop that stands still shows
-there), the swap as the worker itself timed it, requests lost under wrk, memory and open files after thousands of reloads.
+there), the swap as the worker itself timed it, requests lost under load, memory and open files after thousands of reloads.
 The stall is told beside the same figure without reloads: on a shared machine the scheduler has its own.
 """
 
@@ -134,6 +134,12 @@ class Bench:
             answer.read()
         return time.perf_counter() - began_s
 
+    def load(self, load: rig.Load) -> rig.Seen:
+        """Put load on the daemon. Raises rig.Void when a request fails."""
+        file = self.config.with_name("request")
+        file.write_bytes(rig.request("m0"))
+        return rig.put_load(self.config.parent, self.port, [file], load)
+
     def sample(self, pattern: str) -> float:
         """Return the sum of the samples of a scrape whose line matches."""
         with urllib.request.urlopen(self.admin + "/metrics", timeout=10) as answer:
@@ -206,7 +212,7 @@ async def stall(bench: Bench, reloads: int, swap_ms: float) -> list[Figure]:
 
 
 async def lost(bench: Bench, reloads: int) -> list[Figure]:
-    """Reload under 16 connections of wrk; a failed request is in its counts."""
+    """Reload under 16 connections; a load in which a request failed is counted."""
     done = asyncio.Event()
 
     async def reload() -> int:
@@ -219,7 +225,7 @@ async def lost(bench: Bench, reloads: int) -> list[Figure]:
     requests = failed = 0
     while not done.is_set():
         try:
-            requests += (await asyncio.to_thread(rig.wrk, bench.port, connections=16, seconds=5, model="m0")).requests
+            requests += (await asyncio.to_thread(bench.load, rig.Load(connections=16, seconds=5))).latency.count
         except rig.Void as why:
             failed += 1
             print(why, file=sys.stderr)
@@ -288,11 +294,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="routerd-bench-") as scratch:
         directory = pathlib.Path(scratch)
-        port = rig.free_port()
-        mock = rig.Pinned("upstream", [str(rig.compile_upstream(directory)), str(port), "0", "32", "0"], rig.LOAD_CORE, directory)
+        mock = rig.Mock(directory)
         try:
-            mock.wait_port(port)
-            figures = asyncio.run(measure(args, directory, port))
+            figures = asyncio.run(measure(args, directory, mock.port))
         finally:
             mock.stop()
     print(table(figures))

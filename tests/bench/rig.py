@@ -1,11 +1,13 @@
-"""The parts of the benchmark: pinned processes, CPU and memory from /proc, load by wrk, many streams by raw sockets.
+"""The parts of the benchmark: pinned processes, CPU and memory from /proc, and the load that is put on them.
 
-CPU is read from /proc for the gateway's whole process tree, so a figure holds even where the load side is the bottleneck.
+CPU is read from /proc for a gateway's whole process tree, so a figure holds even where the load side is the bottleneck. Load and
+mock upstream are C programs beside this file, compiled when first needed; the load checks every answer, one that failed raises
+Void.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import pathlib
 import re
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parents[1]
@@ -23,7 +26,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 LOAD_CORE, GATEWAY_CORE = CORES[0], CORES[-1]
 ANY = ",".join(map(str, CORES))  # for what is counted, not timed
-STREAM_BODY = b'{"model":"mock-model","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
+ROUTERD = (sys.executable, "-c", "import sys; from routerd.daemon.cli import main; sys.exit(main())")
 
 
 class Void(Exception):
@@ -38,8 +41,23 @@ def tool(name: str, package: str) -> str:
     return found
 
 
+def compiled(name: str, directory: pathlib.Path) -> pathlib.Path:
+    """Build `name`.c into `directory`, unless it is there."""
+    out = directory / name
+    if not out.exists():
+        subprocess.run([tool("cc", "gcc libc6-dev"), "-O2", "-o", str(out), str(HERE / f"{name}.c")], check=True)
+    return out
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 class Pinned:
-    """A process on one core, in a session of its own. Its output goes to a file in `directory`."""
+    """A process on one core or some, in a session of its own. Its output goes to a file in `directory`."""
 
     def __init__(
         self, name: str, argv: Sequence[str], core: int | str, directory: pathlib.Path, env: Mapping[str, str] | None = None
@@ -61,7 +79,7 @@ class Pinned:
         """The process that was started; `taskset` becomes it."""
         return self._popen.pid
 
-    def wait_port(self, port: int, timeout_s: float = 60.0) -> None:
+    def wait_port(self, port: int, timeout_s: float = 90.0) -> None:
         """Wait until something listens on the port."""
         ends_at_s = time.monotonic() + timeout_s
         while time.monotonic() < ends_at_s and self._popen.poll() is None:
@@ -84,16 +102,6 @@ class Pinned:
         except ProcessLookupError:
             pass
         self._popen.wait(5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What wrk saw."""
-
-    requests: int
-    per_s: float
-    p50: str
-    p99: str
 
 
 def tree(root: int) -> set[int]:
@@ -127,6 +135,17 @@ def rss_mb(pids: Iterable[int]) -> list[float]:
     return sorted(sizes, reverse=True)
 
 
+def sockets(pid: int) -> int:
+    """Return how many sockets a process holds."""
+    count = 0
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            count += os.readlink(entry).startswith("socket:")
+        except OSError:
+            continue
+    return count
+
+
 def _stat(pid: int) -> list[str]:
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -134,106 +153,112 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def wrk(port: int, *, connections: int, seconds: int, model: str = "mock-model") -> Load:
-    """Load the port with whole answers by wrk; raise Void if one request failed."""
-    argv = [
-        "taskset",
-        "-c",
-        str(LOAD_CORE),
-        tool("wrk", "wrk"),
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "--timeout",
-        "60s",
-        "--latency",
-    ]
-    argv += ["-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}/v1/chat/completions"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "MODEL": model})
-    if done.returncode:
-        raise Void(f"wrk ended with {done.returncode}: {done.stderr}{done.stdout}")
-    out = done.stdout
-    failed = [line.strip() for line in out.splitlines() if "Non-2xx" in line or "Socket errors" in line]
-    if failed:
-        raise Void("; ".join(failed))
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is put on a gateway. `rate` 0: fixed concurrency, each connection asks again when it is answered; else an open loop.
 
-    def find(pattern: str) -> str:
-        found = re.search(pattern, out, re.MULTILINE)
-        if found is None:
-            raise Void(f"wrk said:\n{out}")
-        return found[1]
-
-    p50, p99 = (find(rf"^\s+{q}%\s+(\S+)") for q in (50, 99))
-    return Load(requests=int(find(r"(\d+) requests in")), per_s=float(find(r"Requests/sec:\s+([\d.]+)")), p50=p50, p99=p99)
-
-
-def compile_upstream(directory: pathlib.Path) -> pathlib.Path:
-    """Build the mock upstream."""
-    out = directory / "upstream"
-    subprocess.run([tool("cc", "gcc"), "-O2", "-o", str(out), str(HERE / "upstream.c")], check=True)
-    return out
-
-
-def free_port() -> int:
-    """Return a loopback port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-class Stream(asyncio.Protocol):
-    """One streamed completion, read to its end. `first` is set by the first content, `ended` holds what went wrong or None."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.first: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[str | None] = loop.create_future()
-        self._tail = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(STREAM_BODY)}\r\n"
-        transport.write(head.encode() + b"Content-Type: application/json\r\nAuthorization: Bearer sk-bench\r\n\r\n" + STREAM_BODY)
-
-    def data_received(self, data: bytes) -> None:
-        seen = self._tail + data
-        if not self.first.done() and b'"content":"x' in seen:
-            self.first.set_result(None)
-        if b'"error"' in seen or (not self.first.done() and b" 200 OK" not in seen and len(seen) > 15):
-            self._end(seen[-300:].decode(errors="replace"))
-        elif b"data: [DONE]" in seen:
-            self._end(None)
-        self._tail = seen[-400:]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(f"cut after {self._tail[-100:]!r}")
-
-    def _end(self, outcome: str | None) -> None:
-        if not self.first.done():
-            self.first.set_result(None)
-        if not self.ended.done():
-            self.ended.set_result(outcome)
-            self._transport.close()
-
-
-async def streams(port: int, count: int, root: int) -> tuple[float, float]:
-    """Hold `count` streams at once, to their end. Return the resident MB of the tree and of its largest process meanwhile.
-
-    Raises Void when a stream ends without [DONE] or brings an error.
+    `chunks` > 0: streams of so many, one chunk each `interval_us` after `first_us`. `spread_s`: connections open over so long.
     """
-    loop = asyncio.get_running_loop()
-    opened = []
-    for _ in range(count):
-        opened.append((await loop.create_connection(Stream, "127.0.0.1", port))[1])
-        await asyncio.sleep(0.001)  # streams that started together would tick together, and a wake-up would serve many
-    async with asyncio.timeout(120):
-        await asyncio.gather(*(stream.first for stream in opened))
-        sizes = rss_mb(tree(root))
-        failed = [outcome for outcome in await asyncio.gather(*(stream.ended for stream in opened)) if outcome is not None]
-    if failed:
-        raise Void(f"{len(failed)} of {count} streams failed, the first: {failed[0]}")
-    return sum(sizes), sizes[0]
+
+    connections: int = 32
+    seconds: float = 2.0
+    rate: float = 0.0
+    chunks: int = 0
+    first_us: int = 0
+    interval_us: int = 0
+    spread_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Say it in a few words."""
+        if self.chunks and self.interval_us:
+            return f"{self.connections} streams, {1e6 / self.interval_us:g} chunks/s each"
+        loop = f"open loop, {self.rate:g}/s" if self.rate else "fixed concurrency"
+        return f"{self.connections} connections, {loop}" + (f", {self.chunks} chunks at once" if self.chunks else "")
 
 
-ROUTERD = (sys.executable, "-c", "import sys; from routerd.daemon.cli import main; sys.exit(main())")
+@dataclass(frozen=True)
+class Spread:
+    """One kind of time that was measured, in milliseconds."""
+
+    count: int
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the load saw; `first` is the first token, `delay` and `gap` are of chunks (client.c)."""
+
+    seconds: float
+    latency: Spread
+    first: Spread
+    delay: Spread
+    gap: Spread
+
+    @property
+    def per_s(self) -> float:
+        """Whole answers a second."""
+        return self.latency.count / self.seconds
+
+
+def put_load(directory: pathlib.Path, port: int, files: Sequence[pathlib.Path], load: Load, core: int | str = LOAD_CORE) -> Seen:
+    """Load the port by client.c with the requests in `files`, in turn; Void if one answer failed."""
+    argv = ["taskset", "-c", str(core), str(compiled("client", directory)), "-c", str(load.connections), "-s", str(load.seconds)]
+    argv += ["-r", str(load.rate), "-e", str(load.chunks), "-t", str(load.spread_s * 1000), str(port), *map(str, files)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Void(f"the load ended with {done.returncode}: {done.stderr.strip()}")
+    told: dict[str, Any] = json.loads(done.stdout)
+    spreads = {name: _spread(told[name]) for name in ("latency", "first", "delay", "gap")}
+    if told["failed"] or not spreads["latency"].count:
+        raise Void(
+            f"{told['failed']} of {told['failed'] + spreads['latency'].count} requests failed; the first: {told['failure']}"
+        )
+    return Seen(seconds=told["seconds"], **spreads)
+
+
+def _spread(told: Mapping[str, int]) -> Spread:
+    return Spread(told["count"], told["p50"] / 1000, told["p99"] / 1000, told["max"] / 1000)
+
+
+def request(model: str, *, prompt_bytes: int = 60, stream: bool = False, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return one chat completion, head and body."""
+    prompt = "Hello there, how are you today? Answer in one line, please. "
+    prompt = (prompt * (prompt_bytes // len(prompt) + 1))[:prompt_bytes]
+    messages = [{"role": "system", "content": "You are terse."}, {"role": "user", "content": prompt}]
+    body = {"model": model, **({"stream": True} if stream else {}), "messages": messages, "max_tokens": 64}
+    data = json.dumps(body, separators=(",", ":")).encode()
+    fields = {"Host": "bench", "Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n".encode() + data
+
+
+class Mock:
+    """The upstream of upstream.c; `become` sets how its next streams go."""
+
+    def __init__(self, directory: pathlib.Path, core: int | str = LOAD_CORE) -> None:
+        self.port = free_port()
+        self.process = Pinned("upstream", [str(compiled("upstream", directory)), str(self.port), "0", "32", "0"], core, directory)
+        try:
+            self.process.wait_port(self.port)
+        except BaseException:
+            self.process.stop()
+            raise
+
+    def become(self, first_us: int, chunks: int, interval_us: int) -> None:
+        """Let streams have so many chunks, the first after `first_us`, then one each `interval_us`."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as sock:
+            sock.sendall(b"GET /mode?%d,%d,%d HTTP/1.1\r\nHost: x\r\n\r\n" % (first_us, chunks, interval_us))
+            if not sock.recv(1000).startswith(b"HTTP/1.1 200"):
+                raise Void("the mock upstream did not take a mode")
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.stop()
+
+
+def hold(port: int, count: int) -> list[socket.socket]:
+    """Open so many connections and return them."""
+    return [socket.create_connection(("127.0.0.1", port), 5) for _ in range(count)]

@@ -1,10 +1,12 @@
-/* A mock OpenAI upstream for benchmarks: one thread, epoll, keep-alive; cheap enough never to be the bottleneck.
+/* A mock upstream for benchmarks: one thread, epoll, keep-alive; cheap enough never to be the bottleneck.
  *
  *   cc -O2 -o upstream upstream.c && ./upstream PORT [FIRST_TOKEN_US] [CHUNKS] [INTERVAL_US]
  *
- * POST with "stream":true: CHUNKS content events, the first after FIRST_TOKEN_US, then one each INTERVAL_US (0: all at once), a
- * finish event, a usage event when include_usage is asked for, [DONE]. Any other POST: a whole completion. GET: a model list.
- * Linux only. Requests carry a content-length; that is all a gateway sends. */
+ * It speaks the dialect of the path that is asked: /v1/messages anthropic, ...:generateContent gemini, /api/chat ollama, else openai.
+ * POST for a stream: CHUNKS content events, the first after FIRST_TOKEN_US, then one each INTERVAL_US (0: all at once), what ends a
+ * stream of the dialect, with usage; for openai only when include_usage is asked for. The text of an event is ~ and the moment it was
+ * sent, 13 hexadecimal digits: microseconds of CLOCK_MONOTONIC. Any other POST: a whole answer. GET /mode?FIRST_TOKEN_US,CHUNKS,INTERVAL_US
+ * changes what the next streams are; GET of anything else: a model list. Linux only. Requests carry a content-length. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -20,6 +22,7 @@
 
 enum { MAX_FD = 65536, TEXT = 65536 };
 enum state { READING, WAITING, STREAMING };
+enum dialect { OPENAI, ANTHROPIC, GEMINI, OLLAMA };
 
 struct conn {
     char *in;        /* bytes read and not yet answered */
@@ -27,6 +30,7 @@ struct conn {
     char *out;       /* bytes the socket did not take yet */
     size_t out_len, out_cap;
     enum state state;
+    enum dialect dialect;
     int wants_usage, next_chunk;
     long due_us;     /* when a WAITING or STREAMING connection goes on */
     int slot;        /* place in `timed`, or -1 */
@@ -118,32 +122,92 @@ static int put_whole(int fd, const char *body) {
     return put(fd, text, (size_t)n);
 }
 
-static int put_event(int fd, const char *json) {
+/* One chunk of the body, as it stands. */
+static int put_chunk(int fd, const char *data) {
     char text[TEXT];
-    int n = snprintf(text, sizeof text, "%zx\r\ndata: %s\n\n\r\n", strlen(json) + 8, json);
+    int n = snprintf(text, sizeof text, "%zx\r\n%s\r\n", strlen(data), data);
     return put(fd, text, (size_t)n);
 }
 
+#define OPENAI_EVENT "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"mock-model\",\"choices\":[%s\n\n"
+#define GEMINI_EVENT "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"%s\"}],\"role\":\"model\"},%s\"index\":0}],\"usageMetadata\":" \
+    "{\"promptTokenCount\":12,\"candidatesTokenCount\":%d,\"totalTokenCount\":%d},\"modelVersion\":\"mock-model\",\"responseId\":\"r\"}\r\n\r\n"
+#define OLLAMA_EVENT "{\"model\":\"mock-model\",\"created_at\":\"2024-05-24T20:26:46.294874Z\",\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},%s}\n"
+
 static int answer_whole(int fd) {
+    enum dialect dialect = conns[fd]->dialect;
     char body[2048], content[1024] = "";
+    int n = chunks, all = chunks + 12;
     for (int i = 0; i < chunks && strlen(content) < 900; i++) strcat(content, "xxxxxxxx");
-    snprintf(body, sizeof body,
-        "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"mock-model\",\"choices\":[{"
-        "\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},\"finish_reason\":\"stop\"}],\"usage\":{"
-        "\"prompt_tokens\":12,\"completion_tokens\":%d,\"total_tokens\":%d}}", content, chunks, chunks + 12);
-    return put_whole(fd, body);
+    if (dialect == ANTHROPIC)
+        snprintf(body, sizeof body, "{\"id\":\"m\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"mock-model\",\"content\":[{\"type\":\"text\","
+            "\"text\":\"%s\"}],\"stop_reason\":\"end_turn\",\"usage\":{\"input_tokens\":12,\"output_tokens\":%d}}", content, n);
+    else if (dialect == GEMINI)
+        snprintf(body, sizeof body, GEMINI_EVENT, content, "\"finishReason\":\"STOP\",", n, all);
+    else if (dialect == OLLAMA)
+        snprintf(body, sizeof body, OLLAMA_EVENT, content, "\"done_reason\":\"stop\",\"done\":true,\"prompt_eval_count\":12,\"eval_count\":1");
+    else
+        snprintf(body, sizeof body,
+            "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"mock-model\",\"choices\":[{"
+            "\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},\"finish_reason\":\"stop\"}],\"usage\":{"
+            "\"prompt_tokens\":12,\"completion_tokens\":%d,\"total_tokens\":%d}}", content, n, all);
+    return put_whole(fd, dialect == GEMINI ? body + 6 : body);
 }
 
-#define CHUNK "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"mock-model\",\"choices\":["
+/* The text of one content event. */
+static int put_content(int fd, int is_first) {
+    char text[TEXT], choice[256], stamp[16];
+    snprintf(stamp, sizeof stamp, "~%013lx", now_us());
+    switch (conns[fd]->dialect) {
+    case ANTHROPIC:
+        snprintf(text, sizeof text, "%sevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"%s\"}}\n\n",
+            is_first ? "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"mock-model\","
+                "\"content\":[],\"stop_reason\":null,\"usage\":{\"input_tokens\":12,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\","
+                "\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n" : "", stamp);
+        break;
+    case GEMINI:
+        snprintf(text, sizeof text, GEMINI_EVENT, stamp, "", 1, 13);
+        break;
+    case OLLAMA:
+        snprintf(text, sizeof text, OLLAMA_EVENT, stamp, "\"done\":false");
+        break;
+    default:
+        snprintf(choice, sizeof choice, "{\"index\":0,\"delta\":{%s\"content\":\"%s\"},\"finish_reason\":null}]}",
+            is_first ? "\"role\":\"assistant\"," : "", stamp);
+        snprintf(text, sizeof text, OPENAI_EVENT, choice);
+    }
+    return put_chunk(fd, text);
+}
 
+/* Everything behind the last content event. */
 static int finish_stream(int fd) {
     struct conn *c = conns[fd];
-    char usage[512];
-    if (put_event(fd, CHUNK "{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}") < 0) return -1;
-    snprintf(usage, sizeof usage,
-        CHUNK "],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":%d,\"total_tokens\":%d}}", chunks, chunks + 12);
-    if (c->wants_usage && put_event(fd, usage) < 0) return -1;
-    if (put_event(fd, "[DONE]") < 0) return -1;
+    char text[2048], usage[256] = "";
+    int gone;
+    switch (c->dialect) {
+    case ANTHROPIC:
+        snprintf(text, sizeof text, "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\","
+            "\"delta\":{\"stop_reason\":\"end_turn\",\"stop_sequence\":null},\"usage\":{\"output_tokens\":%d}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", chunks);
+        gone = put_chunk(fd, text);
+        break;
+    case GEMINI:
+        snprintf(text, sizeof text, GEMINI_EVENT, "", "\"finishReason\":\"STOP\",", chunks, chunks + 12);
+        gone = put_chunk(fd, text);
+        break;
+    case OLLAMA:
+        snprintf(usage, sizeof usage, "\"done_reason\":\"stop\",\"done\":true,\"prompt_eval_count\":12,\"eval_count\":%d", chunks);
+        snprintf(text, sizeof text, OLLAMA_EVENT, "", usage);
+        gone = put_chunk(fd, text);
+        break;
+    default:
+        snprintf(text, sizeof text, OPENAI_EVENT, "{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}");
+        gone = put_chunk(fd, text);
+        snprintf(usage, sizeof usage, "],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":%d,\"total_tokens\":%d}}", chunks, chunks + 12);
+        snprintf(text, sizeof text, OPENAI_EVENT, usage);
+        if (gone >= 0 && c->wants_usage) gone = put_chunk(fd, text);
+        if (gone >= 0) gone = put_chunk(fd, "data: [DONE]\n\n");
+    }
+    if (gone < 0) return -1;
     c->state = READING;
     clear_timer(fd);
     return put(fd, "0\r\n\r\n", 5);
@@ -152,16 +216,36 @@ static int finish_stream(int fd) {
 /* Send what is due of a stream: one event when paced, all of it when not. */
 static int step_stream(int fd) {
     struct conn *c = conns[fd];
-    static const char head[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-    if (c->next_chunk == 0 && put(fd, head, sizeof head - 1) < 0) return -1;
+    if (c->next_chunk == 0) {
+        char head[256];
+        const char *kind = c->dialect == OLLAMA ? "application/x-ndjson" : "text/event-stream";
+        int n = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", kind);
+        if (put(fd, head, (size_t)n) < 0) return -1;
+    }
     do {
         if (c->next_chunk == chunks) return finish_stream(fd);
-        const char *event = c->next_chunk++ ? CHUNK "{\"index\":0,\"delta\":{\"content\":\"xxxxxxxx\"},\"finish_reason\":null}]}"
-            : CHUNK "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"xxxxxxxx\"},\"finish_reason\":null}]}";
-        if (put_event(fd, event) < 0) return -1;
+        if (put_content(fd, c->next_chunk++ == 0) < 0) return -1;
     } while (!interval_us);
-    set_timer(fd, now_us() + interval_us);
+    set_timer(fd, c->due_us && c->next_chunk > 1 ? c->due_us + interval_us : now_us() + interval_us);
     return 0;
+}
+
+/* What a request asks for, by its first line and body. */
+static int wants_stream(struct conn *c, const char *body) {
+    char line[512];
+    snprintf(line, sizeof line, "%.*s", (int)strcspn(c->in, "\r"), c->in);
+    if (strcasestr(line, "GenerateContent")) {
+        c->dialect = GEMINI;
+        return strstr(line, ":stream") != NULL;
+    }
+    c->dialect = strstr(line, "/v1/messages") ? ANTHROPIC : strstr(line, "/api/chat") ? OLLAMA : OPENAI;
+    if (c->dialect == OLLAMA) return !strstr(body, "\"stream\":false") && !strstr(body, "\"stream\": false");
+    return strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true");
+}
+
+static int answer_get(int fd) {
+    if (sscanf(conns[fd]->in, "GET /mode?%ld,%d,%ld", &first_token_us, &chunks, &interval_us) == 3) return put_whole(fd, "{}");
+    return put_whole(fd, "{\"object\":\"list\",\"data\":[{\"id\":\"mock-model\",\"object\":\"model\",\"created\":1,\"owned_by\":\"mock\"}]}");
 }
 
 static int start(int fd, int streams) {
@@ -190,13 +274,14 @@ static int serve(int fd) {
         char kept = c->in[total];
         c->in[total] = 0;
         int post = !strncmp(c->in, "POST", 4);
-        int streams = strstr(end, "\"stream\":true") || strstr(end, "\"stream\": true");
+        int streams = post && wants_stream(c, end);
         c->wants_usage = strstr(end, "include_usage") != NULL;
         c->in[total] = kept;
+        int gone = post ? 0 : answer_get(fd);
+        if (gone < 0) return -1;
         memmove(c->in, c->in + total, c->in_len - total);
         c->in_len -= total;
-        int gone = post ? start(fd, streams)
-            : put_whole(fd, "{\"object\":\"list\",\"data\":[{\"id\":\"mock-model\",\"object\":\"model\",\"created\":1,\"owned_by\":\"mock\"}]}");
+        if (post) gone = start(fd, streams);
         if (gone < 0) return -1;
     }
     return 0;

@@ -32,7 +32,7 @@ clients:
 def syscalls(directory: pathlib.Path) -> dict[str, Counter[str]]:
     """Return the calls of one worker by name, for 100 whole answers (`unary`) and for 100 chunks of a stream (`chunk`)."""
     port = rig.free_port()
-    argv = [str(rig.compile_upstream(directory)), str(port), "0", str(CHUNKS), str(PACE_US)]
+    argv = [str(rig.compiled("upstream", directory)), str(port), "0", str(CHUNKS), str(PACE_US)]
     mock = rig.Pinned("upstream", argv, rig.ANY, directory)
     try:
         mock.wait_port(port)
