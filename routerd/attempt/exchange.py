@@ -30,7 +30,7 @@ async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_b
     while True:
         exchange, used = wire.take(encoded.path)
         if exchange is None:
-            exchange, used = await _dial(wire, timeouts, cap), False
+            exchange, used = await _obtain(wire, timeouts, cap)
         sink = Collect(wire.loop.create_future(), exchange, timeouts, wire.ticker, cap, limit_bytes)
         exchange.send(head, sink, rest)
         try:
@@ -51,7 +51,7 @@ async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) ->
     while True:
         exchange, used = wire.take(speech.encoded.path)
         if exchange is None:
-            exchange, used = await _dial(wire, timeouts, cap), False
+            exchange, used = await _obtain(wire, timeouts, cap)
         if client is None:
             relay = Relay(exchange, dialect.scan(speech.call), timeouts, wire.ticker, cap, dialect.stream_types)
         else:
@@ -73,8 +73,8 @@ async def open_stream(wire: Wire, speech: Speech, speaker: Speaker, cap: Cap) ->
             return relay
 
 
-async def _dial(wire: Wire, timeouts: Timeouts, cap: Cap) -> Exchange:
-    """Return a new connection."""
+async def _obtain(wire: Wire, timeouts: Timeouts, cap: Cap) -> tuple[Exchange, bool]:
+    """Return a connection where none was idle, mostly a new one, and whether it was used before."""
     assert wire.pool is not None
     left_s = cap[1] - wire.loop.time()
-    return await wire.pool.dial(max(0.001, min(timeouts.connect_s, left_s)))
+    return await wire.pool.obtain(max(0.001, min(timeouts.connect_s, left_s)))

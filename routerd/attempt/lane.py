@@ -21,7 +21,7 @@ from routerd.attempt.tokens import Tokens
 from routerd.graph import Endpoint, Graph, Provider, Route, Target
 from routerd.observe import Cell, Metrics
 from routerd.plan import Planned, RoutePlan
-from routerd.upstream import Exchange, Origin, Pool, SimulatedExchange, Upstreams
+from routerd.upstream import Exchange, Origin, Place, Pool, SimulatedExchange, Upstreams
 from routerd.wire.address import credential, own_fields, path_below, with_query
 from routerd.wire.dialect import Dialect, Encoded
 from routerd.wire.dialects import make_dialect
@@ -32,7 +32,7 @@ LARGE_BYTES = 256 * 1024  # a body that is written by itself; below it one write
 MAX_HEADS = 256
 KEPT_TOKENS = 3  # of a target: an answer to a request with the one before may come late
 
-__all__ = ["Lane", "Passing", "Surroundings", "Upload", "Wire", "origin_of"]
+__all__ = ["Lane", "Passing", "Surroundings", "Upload", "Wire", "origin_of", "place_of"]
 
 
 class Surroundings(Protocol):
@@ -116,7 +116,7 @@ class Wire:
         self._redaction: Redaction | None = None
         self._heads: dict[tuple[str, bool], bytes] = {}
         self.origin: Origin | None = None if self.provider.simulator is not None else origin_of(self.endpoint.url)
-        self.pool: Pool | None = None if self.origin is None else surroundings.upstreams.pool(self.origin)
+        self.pool: Pool | None = None if self.origin is None else surroundings.upstreams.pool(place_of(self.endpoint))
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -236,6 +236,11 @@ class Lane:
     def count_failover(self, source: str, to: str, reason: str) -> None:
         """Count one step from a target to the next. Rare, so looked up each time."""
         self._metrics.counter("routerd_failovers_total", self.route.name, source, to, reason).inc()
+
+
+def place_of(endpoint: Endpoint) -> Place:
+    """Return which pool the connections to an endpoint are in."""
+    return Place(origin_of(endpoint.url), endpoint.connections)
 
 
 def origin_of(url: str) -> Origin:

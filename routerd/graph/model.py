@@ -232,6 +232,18 @@ class Discover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """How many connections a worker may have to an address, how many of them idle (None: any number), and idle for how long.
+
+    30 s: shorter than most servers keep theirs, so that few are closed under a request; see `upstream`.
+    """
+
+    max: int | None = None
+    max_idle: int | None = None
+    idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One base URL of a provider with one credential. `name` is unique in the graph; `identity` survives renames."""
 
@@ -240,6 +252,7 @@ class Endpoint:
     url: str  # https://host:port/v1, no trailing slash
     weight: int = 1
     max_concurrent: int | None = None
+    connections: Connections = field(default_factory=Connections)
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from routerd.attempt import AskToken, Ticker, TokenNews, Tokens, no_tokens, origin_of
+from routerd.attempt import AskToken, Ticker, TokenNews, Tokens, no_tokens, origin_of, place_of
 from routerd.errors import ConfigError, MethodNotAllowed, NotFound, NotReady, Problem, RequestError
 from routerd.graph import Cors, Graph
 from routerd.health import Health
@@ -115,7 +115,7 @@ class Gateway:
         self._live = {n: g for n, g in self._live.items() if g.inflight}
         self._live[generation.number] = generation
         graph = generation.graph
-        shared.upstreams.keep_only(origin_of(e.url) for e in graph.endpoints.values() if e.url)
+        shared.upstreams.keep_only(place_of(endpoint) for endpoint in graph.endpoints.values() if endpoint.url)
         return old
 
     def learn(self, news: Any) -> None:

@@ -11,7 +11,7 @@ import ssl
 
 from routerd.errors import Delivery, ErrorKind, UpstreamError
 
-__all__ = ["dial_fault", "lost_fault", "protocol_fault", "stale_fault", "timeout_fault"]
+__all__ = ["busy_fault", "dial_fault", "lost_fault", "protocol_fault", "stale_fault", "timeout_fault"]
 
 
 def dial_fault(exc: BaseException) -> UpstreamError:
@@ -57,6 +57,12 @@ def timeout_fault(phase: str, length_s: float, delivery: Delivery) -> UpstreamEr
     return UpstreamError(
         ErrorKind.TIMEOUT, f"the upstream took longer than {phase} allows ({length_s:g} s)", delivery=delivery
     )
+
+
+def busy_fault(most: int, waited_s: float) -> UpstreamError:
+    """All connections that may be opened were busy for so long: our own bound, so nothing is held against the upstream."""
+    message = f"all {most} connections to the upstream were busy for {waited_s:g} s"
+    return _not_sent(ErrorKind.RATE_LIMITED, message)
 
 
 def _not_sent(kind: ErrorKind, message: str) -> UpstreamError:

@@ -121,3 +121,36 @@ async def test_what_is_not_http_is_a_protocol_fault(running: Daemon, upstream: U
     upstream.script(answers.raw(raw))
     got = await fetch(running, CHAT, ask())
     assert (got.status, got.error["code"]) == (502, "upstream_protocol")
+
+
+async def test_a_bounded_pool_serves_all_over_so_many_connections_and_streams_hold_theirs(
+    daemon: Callable[..., Daemon], upstream: Upstream
+) -> None:
+    text = f"""
+version: 1
+providers:
+  up: {{base_url: "{upstream.url}", connections: {{max: 2, idle: 10s}}}}
+  spare: {{dialect: simulator, simulator: {{first_token: 1ms, tokens_per_s: 1000}}}}
+models:
+  m: {{chain: [up/x], timeouts: {{connect: 10s}}}}
+  hurried: {{chain: [up/x, spare/echo], timeouts: {{connect: 50ms}}}}
+"""
+    upstream.always(answers.reply(completion("fine")))
+    running = daemon(text)
+    found = await asyncio.gather(*(fetch(running, CHAT, ask("m")) for _ in range(20)))
+    assert [one.status for one in found] == [200] * 20
+    assert upstream.connections_opened == 2
+    held = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await held.wait()
+        await answers.reply(completion("late"))(call)
+
+    upstream.always(wait)
+    busy = [asyncio.create_task(fetch(running, CHAT, ask("m"))) for _ in range(2)]
+    await upstream.received(22)
+    other = await fetch(running, CHAT, ask("hurried"))
+    assert (other.status, other.headers.get("x-routerd-target")) == (200, "spare/echo")
+    assert "up:rate_limited" in other.headers["x-routerd-attempts"]
+    held.set()
+    assert [one.status for one in await asyncio.gather(*busy)] == [200, 200]

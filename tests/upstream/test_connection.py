@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.errors import Delivery, ErrorKind, UpstreamError
-from routerd.upstream import Connection, Origin, Outbox, Pool, Upstreams
+from routerd.upstream import Connection, Origin, Outbox, Place, Pool, Upstreams
 from routerd.upstream.connection import MAX_HEAD_BYTES, Headers
 from tests.support import answers
 from tests.support.upstream import Call, Upstream, closed_port
@@ -57,7 +57,7 @@ async def pools() -> AsyncIterator[Upstreams]:
 
 
 def pool_of(pools: Upstreams, upstream: Upstream) -> Pool:
-    return pools.pool(Origin("127.0.0.1", upstream.port, False))
+    return pools.pool(Place(Origin("127.0.0.1", upstream.port, False)))
 
 
 async def ask(pool: Pool) -> Recorder:
@@ -112,7 +112,7 @@ async def test_a_large_body_waits_for_an_upstream_that_reads_slowly(pools: Upstr
 
     head, body = large()
     async with await asyncio.start_server(slow, "127.0.0.1", 0) as server:
-        pool = pools.pool(Origin("127.0.0.1", server.sockets[0].getsockname()[1], False))
+        pool = pools.pool(Place(Origin("127.0.0.1", server.sockets[0].getsockname()[1], False)))
         connection, sink = await pool.dial(2.0), Recorder()
         connection.send(head, sink, body)
         got, reader, writer = await asyncio.wait_for(arrived, 5)
@@ -131,7 +131,7 @@ async def test_a_connection_whose_request_was_answered_early_is_not_used_again(p
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
 
     async with await asyncio.start_server(early, "127.0.0.1", 0) as server:
-        pool = pools.pool(Origin("127.0.0.1", server.sockets[0].getsockname()[1], False))
+        pool = pools.pool(Place(Origin("127.0.0.1", server.sockets[0].getsockname()[1], False)))
         connection, sink = await pool.dial(2.0), Recorder()
         connection.send(large()[0], sink, large()[1])
         await asyncio.wait_for(sink.done, 5)
@@ -275,20 +275,20 @@ async def test_a_head_over_the_limit_is_refused_and_a_large_body_is_not(upstream
 
 async def test_a_refused_connection_was_not_sent(pools: Upstreams) -> None:
     with pytest.raises(UpstreamError) as caught:
-        await pools.pool(Origin("127.0.0.1", closed_port(), False)).dial(2.0)
+        await pools.pool(Place(Origin("127.0.0.1", closed_port(), False))).dial(2.0)
     assert (caught.value.kind, caught.value.delivery) == (ErrorKind.CONNECT, Delivery.NOT_SENT)
     assert "127.0.0.1" not in caught.value.message
 
 
 async def test_a_name_that_does_not_resolve_was_not_sent(pools: Upstreams) -> None:
     with pytest.raises(UpstreamError) as caught:
-        await pools.pool(Origin("no-such-host.invalid", 80, False)).dial(5.0)
+        await pools.pool(Place(Origin("no-such-host.invalid", 80, False))).dial(5.0)
     assert (caught.value.kind, caught.value.delivery) == (ErrorKind.CONNECT, Delivery.NOT_SENT)
 
 
 async def test_plain_http_where_tls_is_expected_is_a_tls_fault(upstream: Upstream, pools: Upstreams) -> None:
     with pytest.raises(UpstreamError) as caught:
-        await pools.pool(Origin("127.0.0.1", upstream.port, True)).dial(2.0)
+        await pools.pool(Place(Origin("127.0.0.1", upstream.port, True))).dial(2.0)
     assert caught.value.delivery is Delivery.NOT_SENT
     assert caught.value.kind in (ErrorKind.TLS, ErrorKind.TIMEOUT)
 
@@ -395,7 +395,7 @@ async def test_retired_pools_close_what_is_idle_and_keep_what_runs(upstream: Ups
 
 async def test_the_same_origin_keeps_its_pool_over_reloads(upstream: Upstream, pools: Upstreams) -> None:
     pool = pool_of(pools, upstream)
-    pools.keep_only([pool.origin])
+    pools.keep_only([pool.place])
     assert pool_of(pools, upstream) is pool
 
 

@@ -234,11 +234,8 @@ async def open_passage(wire: Wire, passing: Passing, model: str, request_id: str
     assert wire.pool is not None
     timeouts = wire.target.timeouts
     while True:
-        connection = wire.pool.take() if passing.upload.replayable else None
-        used = connection is not None
-        if connection is None:
-            left_s = cap[1] - wire.loop.time()
-            connection = await wire.pool.dial(max(0.001, min(timeouts.connect_s, left_s)))
+        left_s = max(0.001, min(timeouts.connect_s, cap[1] - wire.loop.time()))
+        connection, used = await wire.pool.obtain(left_s, fresh=not passing.upload.replayable)
         passage = Passage(connection, timeouts, wire.ticker, cap)
         length = passing.upload.length(model)
         connection.begin(wire.passage_head(passing, request_id, length), passage)

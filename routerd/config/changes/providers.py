@@ -96,7 +96,8 @@ def _details(path: str, before: Endpoint, after: Endpoint) -> Iterator[Change]:
         text = f"endpoint {after.name}: {before.url} -> {after.url}"
         yield Change(path=f"{path}.url", kind="changed", text=text, state=f"{LEARNT_ANEW}; running streams finish")
     for field, words in differences(before, after, ("name", "provider", "url")):
-        yield Change(path=f"{path}.{field}", kind="changed", text=f"endpoint {after.name}: {field} {words}")
+        state = "connections are opened anew; running streams finish" if field.startswith("connections") else ""
+        yield Change(path=f"{path}.{field}", kind="changed", text=f"endpoint {after.name}: {field} {words}", state=state)
 
 
 def _count(provider: Provider) -> str:

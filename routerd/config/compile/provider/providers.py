@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from routerd.config.compile import fields
@@ -15,6 +16,7 @@ from routerd.graph import (
     Auth,
     Balance,
     Breaker,
+    Connections,
     Endpoint,
     Failover,
     LoadSource,
@@ -28,6 +30,9 @@ from routerd.graph import (
 
 # The simulator opens no connection; its one endpoint still needs an address for health and metrics.
 SIMULATOR_URL = "simulator:"
+_NOT_SIMULATED = (
+    "base_url", "endpoints", "api_key", "auth", "headers", "balance", "quirks", "cold_start", "preset", "connections",
+)  # fmt: skip
 
 
 class Defaults:
@@ -101,7 +106,7 @@ def _provider(build: Build, name: str, body: Mapping[str, Any], defaults: Defaul
 def _misplaced(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> None:
     """Complain about keys that would be ignored."""
     if dialect == "simulator":
-        for key in ("base_url", "endpoints", "api_key", "auth", "headers", "balance", "quirks", "cold_start", "preset"):
+        for key in _NOT_SIMULATED:
             if key in body:
                 build.error((*path, key), "conflicting-keys", f"the simulator has no {key}", "remove one of the two", at_key=True)
     elif "simulator" in body:
@@ -170,10 +175,11 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
             build.error(path, "no-endpoint", "a provider needs a base_url or endpoints", hint, at_key=True)
             return ()
         url = http.base_url(build, (*path, "base_url"), body["base_url"], whole=dialect == "template")
-        return (Endpoint(name=provider, provider=provider, url=url),)
+        return (Endpoint(name=provider, provider=provider, url=url, connections=_connections(build, path, body, Connections())),)
     if "base_url" in body:
         message = "`endpoints` have URLs of their own"
         build.error((*path, "base_url"), "conflicting-keys", message, "keep one of the two", at_key=True)
+    connections = _connections(build, path, body, Connections())
     out = []
     for i, one in enumerate(body["endpoints"]):
         here = (*path, "endpoints", i)
@@ -184,12 +190,21 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
                 url=http.base_url(build, (*here, "url"), one["url"], whole=dialect == "template"),
                 weight=int(one.get("weight", 1)),
                 max_concurrent=int(one["max_concurrent"]) if "max_concurrent" in one else None,
+                connections=_connections(build, here, one, connections),
                 labels=dict(one.get("labels", {})),
             )
         )
     if not any(endpoint.weight for endpoint in out):
         build.error((*path, "endpoints"), "zero-weights", "all weights are 0: no endpoint would be asked", at_key=True)
     return tuple(out)
+
+
+def _connections(build: Build, path: Path, body: Mapping[str, Any], base: Connections) -> Connections:
+    """Compile `connections` of a provider, or of an endpoint on top of its provider's."""
+    path, spec = (*path, "connections"), body.get("connections", {})
+    changes: dict[str, Any] = {key: int(spec[key]) for key in ("max", "max_idle") if key in spec}
+    changes |= fields.seconds_of(build, path, {key: spec[key] for key in ("idle",) if key in spec})
+    return replace(base, **changes)
 
 
 def _probe(build: Build, path: Path, spec: Mapping[str, Any] | bool, dialect: str) -> Probe:
