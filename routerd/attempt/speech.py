@@ -76,7 +76,7 @@ def say(
         extra=wire.extra,
     )
     params = planned.target.params
-    own = client.passes(wire.dialect) if client is not None and request.native is not None else None
+    own = client.passes(wire.dialect, call.operation) if client is not None and request.native is not None else None
     if own is not None and client is not None:
         call.fields = request.headers
         native = client.native(request, route.system_prompt, (route.params, params) if params else (route.params,))

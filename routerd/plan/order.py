@@ -22,6 +22,9 @@ from routerd.graph.pattern import fill
 from routerd.messages import DRAINED, FREE, FULL, OPEN, Standing
 from routerd.plan.balance import Group
 
+# Of another API than OpenAI's: a provider without `offers` is not thought to have it. (Dialects that have it fill `offers`.)
+NEVER_ASSUMED = frozenset({"count_tokens"})
+
 
 class HealthView(Protocol):
     """What a plan asks about endpoints; `health.Health` answers it."""
@@ -195,7 +198,7 @@ class RoutePlan:
                 planned = tuple(sorted(planned, key=lambda entry: ranks[entry.index]))
             if ranks is not None and ranks[planned[-1].index] == DRAINED:
                 planned = tuple(entry for entry in planned if ranks[entry.index] != DRAINED)
-        if self._picky and operation:
+        if operation and (self._picky or operation in NEVER_ASSUMED):
             able = self._able(operation)
             if len(able) < len(self.entries):
                 planned = [entry for entry in planned if entry.index in able]
@@ -227,7 +230,8 @@ class RoutePlan:
         if able is None:
             able = frozenset(entry.index for entry in self.entries if offers(entry.provider, operation))
             if not able and self.entries:
-                message = f"No target of the model '{self.route.name}' offers what was asked ({operation})."
+                asked = f"No target of the model '{self.route.name}' offers what was asked ({operation})."
+                message = f"{asked} A provider that can do it says so in its `offers`."
                 raise BadRequest(message, code="unsupported_operation", param="model")
             self._offering[operation] = able
         return able
@@ -267,7 +271,9 @@ class RoutePlan:
 
 def offers(provider: Provider, operation: str) -> bool:
     """Tell whether a provider can be asked for an operation: by its word, or by its path where it has no word of its own."""
-    return not provider.offers or operation in provider.offers or operation in provider.offers.values()
+    if not provider.offers:
+        return operation not in NEVER_ASSUMED
+    return operation in provider.offers or operation in provider.offers.values()
 
 
 def _drawn(standing: Standing, look: _Look, index: int) -> int:

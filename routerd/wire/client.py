@@ -28,7 +28,7 @@ class ClientDialect(Protocol):
     def parse(self, body: bytes, operation: str, path: str) -> ModelRequest:
         """Parse a client's body into OpenAI's form. Raises BadRequest."""
 
-    def passes(self, dialect: Dialect) -> Dialect | None:
+    def passes(self, dialect: Dialect, operation: str) -> Dialect | None:
         """Return the dialect that passes this client's requests on as they came, where a target speaks its own; else None."""
 
     def native(self, request: ModelRequest, system_prompt: SystemPrompt | None, params: Sequence[Params]) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ class ResponsesClient:
         """Parse it as every request of OpenAI's."""
         return parse_request(body, operation, path)
 
-    def passes(self, dialect: Dialect) -> Dialect | None:
+    def passes(self, dialect: Dialect, operation: str) -> Dialect | None:
         """None: OpenAI's form is routerd's own."""
         return None
 

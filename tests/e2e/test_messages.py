@@ -162,8 +162,28 @@ async def test_tokens_are_counted_by_who_can(daemon: Start, upstream: Upstream, 
     assert counted.input_tokens == 12
     assert upstream.requests[0].target == "/v1/messages/count_tokens"
     assert set(upstream.requests[0].json()) == {"model", "messages", "system"}
-    with pytest.raises(anthropic.APIStatusError, match="count_tokens"):
+    with pytest.raises(anthropic.BadRequestError, match=r"count_tokens.* A provider that can do it says so in its `offers`"):
         await messages(daemon(routes(upstream))).messages.count_tokens(model="m", messages=HELLO)
+
+
+async def test_an_engine_that_counts_besides_its_own_api_is_asked_and_others_are_passed_over(
+    daemon: Start, upstreams: Any, messages: Make
+) -> None:
+    plain, engine = await upstreams(), await upstreams()
+    engine.script(answers.reply({"input_tokens": 25}))
+    text = f"""
+version: 1
+providers:
+  plain: {{base_url: "{plain.url}"}}
+  engine: {{preset: llamacpp, base_url: "{engine.url}"}}
+models:
+  m: {{chain: [plain/x, engine/theirs]}}
+"""
+    counted = await messages(daemon(text)).messages.count_tokens(model="m", messages=HELLO)
+    assert counted.input_tokens == 25
+    assert plain.requests == []
+    asked = engine.requests[0]
+    assert (asked.target, asked.json()) == ("/v1/messages/count_tokens", {"model": "theirs", "messages": HELLO})
 
 
 async def test_a_message_fails_over_from_its_own_api_to_another(daemon: Start, upstreams: Any, messages: Make) -> None:

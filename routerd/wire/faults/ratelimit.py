@@ -7,6 +7,8 @@ The first source that gives more than zero wins (Azure was seen to send `retry-a
 Only error answers are asked: retry-after stands on successful ones as well (52 of 813 recorded at Anthropic).
 `used_up_s` is the exception: a good answer that leaves no requests or tokens says until when. Other dimensions (images, money)
 and headers without a reset (xAI, Mistral), say nothing that could be obeyed.
+`RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers: since version 8 `"name";r=0;t=30`, in 7
+`remaining=0, reset=30`; where a quota has no `t`, its policy's window `w` is the longest it can last. HuggingFace has version 9.
 Foreign values: what does not parse is None, never an exception.
 """
 
@@ -35,11 +37,11 @@ _SPOKEN = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _WORD_S = {"mil": 1e-3, "sec": 1.0, "min": 60.0, "hou": 3600.0}
-_IETF_REMAINING = re.compile(r"(?:^|[;,]\s*)r=0(?![\d.])", re.ASCII)
-_IETF_RESET = re.compile(r"(?:^|[;,]\s*)t=(\d{1,9})", re.ASCII)
-_LIMITED = re.compile(rb"ratelimit.*remaining", re.IGNORECASE)
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[^,;"]+|[,;]')
+_MAX_FIELD_CHARS = 1000
+_LIMITED = re.compile(rb"(?:rate|token)limit.*remaining", re.IGNORECASE)  # Together has x-tokenlimit-*, too
 # Remaining of anything but requests and tokens (x-ratelimit-remaining-input-images). A bare `remaining` counts requests.
-_UNLIMITED = re.compile(r"ratelimit(?=.*remaining)(?!.*(?:req|tok))(?!-remaining$)")
+_UNLIMITED = re.compile(r"(?:rate|token)limit(?=.*remaining)(?!.*(?:req|tok))(?!-remaining$)")
 _MAX_VALUE_CHARS = 100
 
 
@@ -53,7 +55,7 @@ def retry_after_s(status: int, headers: Headers, body: bytes, now_unix_s: float)
 def used_up_s(headers: Headers, now_unix_s: float) -> float:
     """Return how long a good answer's rate limit stays used up, 0.0 when it does not say so. Cheap where nothing is."""
     for name, value in headers:
-        if value == b"0" and _LIMITED.search(name):
+        if (value == b"0" and _LIMITED.search(name)) or (len(name) == 9 and name.lower() == b"ratelimit"):
             break
     else:
         return 0.0
@@ -158,19 +160,43 @@ def _spoken(texts: Iterable[str]) -> float | None:
 
 def _exhausted_reset(headers: Mapping[str, str], now_unix_s: float) -> float | None:
     """Return the longest reset among the dimensions with nothing remaining."""
-    longest: float | None = None
-    for name, value in headers.items():
-        if "ratelimit" not in name:
-            continue
-        wait_s: float | None = None
-        if "remaining" in name and _number(value) == 0:
-            wait_s = reset_seconds(headers.get(name.replace("remaining", "reset"), ""), now_unix_s)
-        elif name == "ratelimit" and _IETF_REMAINING.search(value):
-            match = _IETF_RESET.search(value)
-            wait_s = float(match[1]) if match else None
-        if wait_s is not None and (longest is None or wait_s > longest):
-            longest = wait_s
-    return longest
+    waits_s = [
+        reset_seconds(headers.get(name.replace("remaining", "reset"), ""), now_unix_s)
+        for name, value in headers.items()
+        if "remaining" in name and "limit" in name and _number(value) == 0
+    ]
+    if "ratelimit" in headers:
+        waits_s += _used_up_quotas(headers["ratelimit"], headers.get("ratelimit-policy", ""))
+    return max((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+
+
+def _used_up_quotas(limits: str, policies: str) -> list[float | None]:
+    """Return the waits of the quotas of a RateLimit field that have nothing remaining."""
+    known = _items(policies)
+    waits_s = []
+    for names, params in _items(limits):
+        if _number(params.get("r", params.get("remaining"))) == 0:
+            wait_s = _number(params.get("t", params.get("reset")))
+            if wait_s is None:
+                theirs = known if len(known) == 1 else [one for one in known if names & one[0]]
+                wait_s = next((_number(params.get("w")) for _, params in theirs), None)
+            waits_s.append(wait_s)
+    return waits_s
+
+
+def _items(field: str) -> list[tuple[set[str], dict[str, str]]]:
+    """Take a list of items with parameters apart (RFC 9651), leniently; what has no name is one item, as in version 7."""
+    items: list[tuple[set[str], dict[str, str]]] = [(set(), {})]
+    for piece in _PIECE.findall(field[:_MAX_FIELD_CHARS]):
+        key, equals, value = piece.strip().partition("=")
+        if piece == ",":
+            if items[-1][0]:
+                items.append((set(), {}))
+        elif equals and not piece.startswith('"'):
+            items[-1][1].setdefault(key.strip(), value.strip())
+        elif piece != ";" and key:
+            items[-1][0].add(key.strip('"'))
+    return items
 
 
 def _from_body(value: Any, now_unix_s: float) -> float | None:
@@ -187,6 +213,7 @@ def _from_body(value: Any, now_unix_s: float) -> float | None:
         _at(error, "availability", "retry_after"),
         _at(error, "metadata", "retry_after"),
         _at(error, "retry_after"),
+        _at(value, "retry_after"),
         _at(value, "estimated_time"),
     ):
         number = _number(found)

@@ -19,20 +19,22 @@ from routerd.wire.openai.relay_scan import RelayScan
 
 __all__ = ["OpenAIDialect"]
 
+_OPERATIONS = frozenset({"chat", "completion", "embedding", "response", "image", "moderation", "rerank", "tokenize"})
+_FOREIGN = frozenset({"count_tokens"})  # of another API, which some engines speak besides: only where the provider offers it
 _CHUNKED = frozenset({"chat", "completion"})  # streams of `choices`, with `stream_options`
 
 
 class OpenAIDialect:
     """Whatever speaks OpenAI's API: vendors, engines, gateways, and the built-in simulator."""
 
-    __slots__ = ("_paths", "_quirks")
+    __slots__ = ("_paths", "_quirks", "operations")
 
     name = "openai"
-    operations = frozenset({"chat", "completion", "embedding", "response", "image", "moderation", "rerank", "tokenize"})
     stream_types: tuple[bytes, ...] = ()  # engines forget the right one
 
     def __init__(self, provider: Provider) -> None:
         self._paths = provider.offers
+        self.operations = _OPERATIONS | (_FOREIGN & provider.offers.keys())
         self._quirks = RequestQuirks.of(provider)
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:

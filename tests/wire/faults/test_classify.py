@@ -165,7 +165,7 @@ def test_what_sounds_like_context_but_is_not(status: int, text: str, kind: Error
             K.BAD_REQUEST,
         ),
         (400, {"error": {"message": "bad tool", "failed_generation": "maximum context length"}}, K.BAD_REQUEST),
-        (501, {"error": {"code": 501, "message": "not here", "type": "not_supported_error"}}, K.SERVER_ERROR),
+        (501, {"error": {"code": 501, "message": "not here", "type": "not_supported_error"}}, K.MODEL_MISSING),
         (502, b"<!DOCTYPE html><html><title>502 Bad gateway</title></html>", K.SERVER_ERROR),
         (524, b"error code: 524", K.SERVER_ERROR),
         (500, b"", K.SERVER_ERROR),

@@ -177,3 +177,35 @@ def test_a_good_answer_says_when_requests_or_tokens_are_used_up(fields: dict[str
 @given(st.lists(st.tuples(st.binary(max_size=40), st.one_of(st.just(b"0"), st.binary(max_size=20))), max_size=6))
 def test_no_header_of_a_good_answer_breaks_it(fields: list[tuple[bytes, bytes]]) -> None:
     assert used_up_s([(b"x-ratelimit-remaining", b"0"), *fields], NOW) >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "wait_s"),
+    [
+        ({"RateLimit": '"api";r=0;t=295', "RateLimit-Policy": '"fixed window";"api";q=1000;w=300'}, 295.0),  # HuggingFace
+        ({"ratelimit": '"api";r=999;t=295'}, 0.0),
+        ({"ratelimit": '"burst";r=0;t=5, "daily";r=10;t=4000'}, 5.0),  # only what is used up counts
+        ({"ratelimit": '"burst";r=0;t=5, "daily";r=0;t=4000'}, 4000.0),
+        ({"ratelimit": '"daily";t=30;r=0;pk=:cHJvZA==:'}, 30.0),  # in any order, with a partition key
+        ({"ratelimit": '"daily";r=0', "ratelimit-policy": '"burst";q=10;w=1, "daily";q=100;w=86400'}, 86400.0),
+        ({"ratelimit": "default;r=0", "ratelimit-policy": "default;q=100;w=60"}, 60.0),  # version 8: tokens as names
+        ({"ratelimit": '"daily";r=0'}, 0.0),  # nobody says until when
+        ({"ratelimit": '"a, b; r=0";r=5;t=9'}, 0.0),  # a name is not parameters
+        ({"ratelimit": "limit=100, remaining=0, reset=50"}, 50.0),  # version 7
+        ({"ratelimit": "limit=100, remaining=1, reset=50"}, 0.0),
+        ({"ratelimit-limit": "100", "ratelimit-remaining": "0", "ratelimit-reset": "50"}, 50.0),  # up to version 6
+        ({"x-tokenlimit-remaining": "0", "x-tokenlimit-reset": "3"}, 3.0),  # Together
+        ({"ratelimit": '";;,,=r=0'}, 0.0),
+        ({"ratelimit": ""}, 0.0),
+    ],
+)
+def test_fields_of_the_ietf_draft_are_read_on_good_answers_and_on_errors(fields: dict[str, str], wait_s: float) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+    assert used_up_s(headers, 1e9) == wait_s
+    assert (retry_after_s(429, headers, b"", 1e9) or 0.0) == wait_s
+
+
+@given(st.text(alphabet='"\\;,=rtqw0123 abc', max_size=80), st.text(alphabet='";,=rtqw0123 abc', max_size=80))
+def test_no_such_field_raises(limits: str, policies: str) -> None:
+    headers = [(b"ratelimit", limits.encode()), (b"ratelimit-policy", policies.encode())]
+    assert used_up_s(headers, 1e9) >= 0.0

@@ -84,9 +84,10 @@ class MessagesClient:
             request.put_back = found[1].put_back
         return request
 
-    def passes(self, dialect: Dialect) -> Dialect | None:
-        """Return what leaves an Anthropic target's words alone."""
-        return _NATIVE if dialect.name == "anthropic" else None
+    def passes(self, dialect: Dialect, operation: str) -> Dialect | None:
+        """Return what leaves the words alone for an Anthropic target, or for one that has this operation besides its own API."""
+        foreign = operation != "chat" and operation in dialect.operations
+        return _NATIVE if dialect.name == "anthropic" or foreign else None
 
     def native(self, request: ModelRequest, system_prompt: SystemPrompt | None, params: Sequence[Params]) -> Mapping[str, Any]:
         """Return the client's own fields with the edits of the route and the target. Raises BadRequest."""
