@@ -20,6 +20,7 @@ from routerd.daemon.endpoints.probes import probe_question
 from routerd.errors import ConfigError
 from routerd.graph import Discover, LoadSource, Probe, Provider
 from routerd.wire import make_dialect
+from routerd.wire.address import path_below
 from routerd.wire.anthropic import MessagesClient
 from routerd.wire.template.request import _PLACES, PLACEHOLDER
 
@@ -79,6 +80,18 @@ def test_health_load_and_discovery_need_no_more_than_true_with_a_preset(load_tex
     assert found.discover.chat_only == (name in MIXED_LISTS)
     quiet = provider(load_text, f"{{preset: {name}, api_key: k{url}}}")
     assert (quiet.probe, quiet.load, quiet.discover) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES | {"lmstudio"}))
+def test_the_base_url_of_an_engine_may_lack_its_v1(load_text: LoadText, name: str) -> None:
+    for base in ("", "/v1", "/gpu", "/gpu/v1"):
+        found = provider(load_text, f"{{preset: {name}, base_url: 'http://r.example{base}'}}")
+        root = base.removesuffix("/v1")
+        assert path_below(base, found.offers["chat"]) == f"{root}/v1/chat/completions"
+        question = probe_question(found, found.endpoints[0], Probe(kind="models"))
+        assert question.url == f"http://r.example{root}/v1/models"
+        if found.offers.get("tokenize", "").startswith("../"):
+            assert path_below(f"{root}/v1", found.offers["tokenize"]) == f"{root}/tokenize"
 
 
 def test_a_block_is_joined_with_what_the_preset_starts_it_from(load_text: LoadText) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pathlib
 import subprocess
 from collections.abc import Callable
 
 from tests.support import answers
 from tests.support.daemon import ROUTERD, Daemon
+from tests.support.llama import Engine
 from tests.support.process import REPO, clean_environ
 from tests.support.upstream import Call, Upstream, closed_port
 
@@ -56,6 +58,7 @@ async def test_one_that_fails_is_told_with_its_error_and_the_exit_status(daemon:
     assert found.returncode == 1
     assert rows(found.stdout)["good"].endswith("ok")
     assert " 503 " in rows(found.stdout)["bad"] or " 502 " in rows(found.stdout)["bad"]
+    assert rows(found.stdout)["bad"].split()[1] == "broken/echo"  # who failed, though nobody answered
     assert found.stdout.endswith("3 models, 1 failed\n")
     only = await probe("--url", running.url, "--model", "*good", "--stream")
     assert (only.returncode, len(rows(only.stdout))) == (0, 2)
@@ -140,3 +143,58 @@ async def test_no_model_at_all_is_a_failure(daemon: Start) -> None:
     found = await probe("--url", daemon("version: 1\nallow_empty: true\n").url)
     assert found.returncode == 1
     assert "no model" in found.stderr
+
+
+async def test_what_comes_in_one_piece_has_no_rate_and_a_slow_stream_has_its_own(daemon: Start, upstream: Upstream) -> None:
+    async def answer(call: Call) -> None:
+        if not call.request.json().get("stream"):
+            return await answers.reply()(call)
+        pieces = [answers.event(answers.delta(f"{n} ")) for n in range(5)]
+        pieces += [answers.event(answers.delta(finish="stop")), answers.DONE]
+        if call.request.json()["model"] == "burst":
+            await call.body(200, (("content-type", "text/event-stream"),), b"".join(pieces))
+            return None
+        await call.head(200, answers.EVENT_STREAM)
+        for piece in pieces:
+            await asyncio.sleep(0.05)
+            await call.chunk(piece)
+        await call.end_chunks()
+        return None
+
+    upstream.always(answer)
+    running = daemon(f'version: 1\nproviders:\n  up: {{base_url: "{upstream.url}", direct: true}}\n')
+    found = await probe("--url", running.url, "--json", "--model", "up/burst", "--model", "up/slow")
+    burst, slow = json.loads(found.stdout)["models"]
+    assert found.returncode == 0
+    assert burst["stream"]["tokens_per_s"] is None
+    assert 5 < slow["stream"]["tokens_per_s"] < 21  # four more tokens, 50 ms each
+
+
+async def test_a_terminal_sees_a_bar_from_the_start_and_nothing_of_it_at_the_end(daemon: Start) -> None:
+    running = daemon(DEMO)
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *ROUTERD, "probe", "--url", running.url, "--stream",
+        cwd=REPO, env=clean_environ(None), stdout=asyncio.subprocess.PIPE, stderr=theirs,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert process.returncode == 0
+    assert "2 models, all answer" in out.decode()
+    assert "] 0/2" in shown
+    assert "] 2/2" in shown
+    assert shown.endswith("\r\x1b[K")
+
+
+async def test_a_real_engine_is_tried_both_ways(tmp_path: pathlib.Path, engine: Engine) -> None:
+    file = tmp_path / "x.yaml"
+    address = engine.url.removesuffix("/v1")
+    provider = f'llama: {{preset: llamacpp, base_url: "{address}", health: true, load: true}}'
+    file.write_text(f"version: 1\nproviders:\n  {provider}\nmodels:\n  tiny: {{chain: [llama/tiny]}}\n")
+    found = await probe("--config", str(file), "--json")
+    assert found.returncode == 0, found.stdout + found.stderr
+    (tiny,) = json.loads(found.stdout)["models"]
+    assert (tiny["unary"]["target"], tiny["stream"]["status"]) == ("llama/tiny", 200)
+    assert tiny["stream"]["first_token_s"] > 0

@@ -120,10 +120,14 @@ class _Bar:
         self._stream = stream if stream.isatty() and total else None
         self._total = total
         self._done = 0
+        self._draw("")
 
     def step(self, what: str) -> None:
         """One more is done."""
         self._done += 1
+        self._draw(what)
+
+    def _draw(self, what: str) -> None:
         if self._stream is not None:
             full = BAR_CHARS * self._done // self._total
             bar = "#" * full + "." * (BAR_CHARS - full)

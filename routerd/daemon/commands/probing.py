@@ -26,6 +26,7 @@ __all__ = ["Prober", "Result", "Unreachable", "chosen", "own_daemon"]
 
 MAX_TOKENS = 16
 PROMPT = "Say OK."
+MEASURABLE_S = 0.005  # what came in one piece has no rate
 START_TIMEOUT_S = 30.0
 _READY = re.compile(r"ready listen=(http://\S+) ")
 _FAULT_CHARS = 160
@@ -96,7 +97,8 @@ class Prober:
                 result.status = answer.status
                 result.target = answer.headers.get("x-routerd-target", "")
                 if answer.status != 200:
-                    result.fault = _said(answer.status, _decoded(await answer.read()))
+                    said = _decoded(await answer.read())
+                    result.fault, result.target = _said(answer.status, said), _tried(said)
                 elif mode == "stream":
                     await self._stream(answer, result, began_s)
                 else:
@@ -112,7 +114,7 @@ class Prober:
 
     async def _stream(self, answer: aiohttp.ClientResponse, result: Result, began_s: float) -> None:
         tokens = pieces = 0
-        done = spoke = False
+        last_s, done, spoke = 0.0, False, False
         async for line in answer.content:
             text = line.strip()
             if not text.startswith(b"data:"):
@@ -126,15 +128,15 @@ class Prober:
                 result.fault = f"error in the stream: {_message(event)}"
                 return
             if _speaks(event, "delta"):
-                spoke, pieces = True, pieces + 1
+                spoke, pieces, last_s = True, pieces + 1, self.clock() - began_s
                 if result.first_token_s is None:
-                    result.first_token_s = self.clock() - began_s
+                    result.first_token_s = last_s
             usage = event.get("usage") if isinstance(event, dict) else None
             if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
                 tokens = usage["completion_tokens"]
-        since_s = self.clock() - began_s - (result.first_token_s or 0.0)
+        since_s = last_s - (result.first_token_s or 0.0)
         count = (tokens or pieces) - 1  # the first one was waited for
-        result.tokens_per_s = count / since_s if count > 0 and since_s > 0 else None
+        result.tokens_per_s = count / since_s if count > 0 and since_s >= MEASURABLE_S else None
         result.fault = "" if spoke and done else "the stream ended without [DONE]" if spoke else "the stream had nothing in it"
 
     def _fields(self) -> dict[str, str]:
@@ -212,6 +214,14 @@ def _decoded(body: bytes) -> Any:
 
 def _said(status: int, answer: Any) -> str:
     return f"{status} {_message(answer)}".rstrip()
+
+
+def _tried(answer: Any) -> str:
+    """Return the targets that an error tells of, in order; empty: it was refused before any was asked."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    attempts = error.get("attempts") if isinstance(error, dict) else None
+    tried = (one.get("target") for one in attempts or () if isinstance(one, dict))
+    return ", ".join(dict.fromkeys(str(target) for target in tried if target))
 
 
 def _message(answer: Any) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from routerd.errors import BadRequest
 from routerd.graph import Clamp, Params, SystemPrompt
 from routerd.messages import ModelRequest
+from routerd.wire.openai.response_format import nested
 
 MAX_MODEL_CHARS = 256  # the longest public model ids are under 100
 MAX_RESERVED_TOKENS = 10_000_000  # above the output of any model; a client's fantasy number must not overflow a counter
@@ -190,12 +191,14 @@ def prepare_body(request: ModelRequest, *, system_prompt: SystemPrompt | None, p
     """Return the body with the route's system prompt and parameters applied; `request.body` itself is left as it is.
 
     Parameters in the order drop, defaults, clamp, force. `max_tokens` and `max_completion_tokens` are one limit: a default for
-    one is not set beside the other, a clamp of one bounds both, forcing one removes the other. A system prompt applies to
-    chat only. Raises BadRequest where a value that a rule must read has the wrong type.
+    one is not set beside the other, a clamp of one bounds both, forcing one removes the other. A system prompt and the
+    form of a schema apply to chat only. Raises BadRequest where a value that a rule must read has the wrong type.
     """
     body = dict(request.body)
     if system_prompt is not None and request.operation == "chat":
         body["messages"] = _with_prompt(body["messages"], system_prompt)
+    if "response_format" in body and request.operation == "chat":
+        body["response_format"] = nested(body["response_format"])
     return apply_params(body, params) if params else body
 
 

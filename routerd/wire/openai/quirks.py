@@ -22,13 +22,13 @@ import msgspec
 
 from routerd.errors import BadRequest
 from routerd.graph import Provider, Quirks
+from routerd.wire.openai.response_format import flattened
 
 __all__ = ["RequestQuirks"]
 
 _NO_QUIRKS = Quirks()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode_messages = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_any = msgspec.json.Decoder().decode
 _decode_calls = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _DEVELOPER = b'"developer"'
@@ -97,7 +97,7 @@ class RequestQuirks:
                 if isinstance(value, str) and value in words:
                     out[name] = words[value]
         if self._flat and "response_format" in out:
-            out["response_format"] = _flattened(out["response_format"])
+            out["response_format"] = flattened(out["response_format"])
 
     def _messages(self, out: dict[str, Any]) -> None:
         given = out.get("messages")
@@ -169,18 +169,3 @@ def _plain(value: Any) -> Any:
         return _decode_any(value)
     except _UNREADABLE:
         return None
-
-
-def _flattened(value: Any) -> Any:
-    """`{type, json_schema: {name, schema, strict}}` as `{type, schema}`; anything else as it is."""
-    try:
-        outer = _decode_object(value) if isinstance(value, msgspec.Raw) else value
-        inner = outer.get("json_schema") if isinstance(outer, Mapping) else None
-        if isinstance(inner, msgspec.Raw):
-            inner = _decode_object(inner)
-    except _UNREADABLE:
-        return value
-    if not isinstance(inner, Mapping) or "schema" not in inner:
-        return value
-    rest = {key: part for key, part in outer.items() if key != "json_schema"}
-    return {**rest, "schema": inner["schema"]}
