@@ -87,7 +87,7 @@ def _add_serve(commands: Any) -> None:
     flag("--config", "the configuration", metavar="FILE")
     flag("--listen", "where clients connect; port 0: any free one", metavar="HOST:PORT")
     flag("--admin", "where /metrics, /-/status and reload are", metavar="HOST:PORT")
-    flag("--workers", "serving processes, or `auto`: one per CPU", metavar="N")
+    flag("--workers", "serving processes, or `auto`: one per CPU of the machine or the container", metavar="N")
     flag("--state-dir", "where the real addresses (routerd.json), the last good configuration and the ledger are", metavar="DIR")
     flag("--on-invalid", "fail, or last-good: start with what was kept when the files are wrong", metavar="WHAT")
     flag("--drain-timeout", "how long running requests may finish after SIGTERM", metavar="TIME")

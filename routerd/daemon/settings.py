@@ -7,7 +7,6 @@ which wins over the default. A value that makes no sense is a ValueError whose m
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from routerd.daemon.cpus import usable_cpus
 
 __all__ = ["DEFAULTS", "Address", "Listeners", "Settings", "address_of", "bind", "ledger_of", "settings_from"]
 
@@ -136,7 +137,7 @@ def duration_s(text: str) -> float:
 
 def _workers(text: str) -> int:
     if text == "auto":
-        return len(os.sched_getaffinity(0))
+        return min(usable_cpus(), MOST_WORKERS)
     if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
         raise ValueError(f"{text!r} is not a number from 1 to {MOST_WORKERS}, nor `auto`")
     return int(text)

@@ -13,6 +13,8 @@ from tests.bench.counting.meters import count, profile
 from tests.bench.counting.stage import CASES, Case
 from tests.bench.counting.syscalls import syscall_figures, syscalls
 
+LOCKS = frozenset({"futex", "fcntl", "flock", "semop", "semtimedop"})
+
 
 def hold(name: str, figures: dict[str, float]) -> None:
     """Fail for what passes its ceiling; ask for a lower one where there is room for a regress."""
@@ -32,6 +34,18 @@ def test_no_case_costs_more_than_its_ceiling(name: str) -> None:
 def test_a_worker_makes_no_more_system_calls_than_before(tmp_path: pathlib.Path) -> None:
     for name, figures in syscall_figures(syscalls(tmp_path)).items():
         hold(name, figures)
+
+
+def test_workers_share_no_lock_on_the_way_of_a_request(tmp_path: pathlib.Path) -> None:
+    calls = syscalls(tmp_path, workers=2)
+    assert not {name for found in calls.values() for name, n in found.items() if n > 1} & LOCKS
+
+
+def test_a_budget_over_workers_takes_the_lock_of_its_slot_and_no_other(tmp_path: pathlib.Path) -> None:
+    calls = syscalls(tmp_path, workers=2, budgets=True)["unary"]
+    # Tokens and a slot are taken under their two locks, tokens settled under one: three times locked and unlocked.
+    assert {name for name, n in calls.items() if n > 1} & LOCKS == {"fcntl"}
+    assert 600 <= calls["fcntl"] <= 620  # what ticks each second takes some, too
 
 
 def test_no_task_wakes_and_no_timer_is_made_for_a_chunk() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from routerd.daemon.cpus import usable_cpus
 from routerd.daemon.settings import Address, Listeners, bind, duration_s, settings_from
 
 
@@ -78,7 +78,7 @@ def test_clients_and_the_admin_listener_never_share_an_address() -> None:
 
 
 def test_auto_is_one_worker_for_each_cpu_we_may_use() -> None:
-    assert settings_from({"workers": "auto"}, {}).workers == len(os.sched_getaffinity(0))
+    assert settings_from({"workers": "auto"}, {}).workers == usable_cpus()
 
 
 def test_all_workers_listen_on_the_one_port_the_kernel_chose() -> None:

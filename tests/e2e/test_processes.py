@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.bench.rig import rss_mb, tree
+from tests.bench.rig import hold, rss_mb, sockets, tree
 from tests.support import answers
 from tests.support.daemon import ROUTERD, Daemon, parse_metrics, until
 from tests.support.http import CHAT, ask, fetch
@@ -59,6 +59,21 @@ async def test_liveness_and_readiness_answer(daemon: Start) -> None:
     status = await running.status()
     assert status["generation"] == 1
     assert len(status["workers"]) == 1
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+async def test_connections_spread_evenly_over_the_workers(daemon: Start, workers: int) -> None:
+    running = daemon(DEMO, args=("--workers", str(workers)))
+    pids = tree(running.process.pid) - {running.process.pid}
+    assert len(pids) == workers
+    idle = {pid: sockets(pid) for pid in pids}
+    held = hold(running.address[1], 1000)
+    await until(lambda: sum(sockets(pid) for pid in pids) == sum(idle.values()) + 1000)
+    counts = [sockets(pid) - had for pid, had in idle.items()]
+    for sock in held:
+        sock.close()
+    # The kernel picks at random: with four workers 250 each, give or take 14. Four times that is one run in ten thousand.
+    assert max(counts) / min(counts) < 1.6, counts
 
 
 async def test_the_data_address_has_no_admin_paths(daemon: Start) -> None:

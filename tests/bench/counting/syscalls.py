@@ -22,22 +22,32 @@ version: 1
 providers:
   mock: {{dialect: openai, base_url: "http://127.0.0.1:{port}/v1", api_key: sk-upstream}}
   spare: {{dialect: simulator}}
-models:
-  m: {{chain: [mock/mock-model, spare/echo]}}
 clients:
   bench: {{key: sk-bench}}
+models:
+  m:
+    chain: [mock/mock-model, spare/echo]
+"""
+BUDGETS = """    budgets: [tokens, slots]
+budgets:
+  tokens: {tokens: 1000000000000, per: 1h}
+  slots: {concurrency: 100000}
 """
 
 
-def syscalls(directory: pathlib.Path) -> dict[str, Counter[str]]:
-    """Return the calls of one worker by name, for 100 whole answers (`unary`) and for 100 chunks of a stream (`chunk`)."""
+def syscalls(directory: pathlib.Path, *, workers: int = 1, budgets: bool = False) -> dict[str, Counter[str]]:
+    """Return the calls of one worker by name, for 100 whole answers (`unary`) and for 100 chunks of a stream (`chunk`).
+
+    `budgets`: each request is charged to two, of tokens and of concurrency.
+    """
     port = rig.free_port()
     argv = [str(rig.compiled("upstream", directory)), str(port), "0", str(CHUNKS), str(PACE_US)]
     mock = rig.Pinned("upstream", argv, rig.ANY, directory)
     try:
         mock.wait_port(port)
         trace = directory / "trace"
-        with _traced(directory, port, trace) as client:
+        text = ROUTES.format(port=port) + (BUDGETS if budgets else "")
+        with _traced(directory, text, workers, trace) as client:
             _mark(client, 1)
             for _ in range(REQUESTS):
                 _ask(client, stream=False)
@@ -65,11 +75,11 @@ def syscall_figures(calls: Mapping[str, Counter[str]]) -> dict[str, dict[str, fl
 
 
 @contextmanager
-def _traced(directory: pathlib.Path, upstream: int, trace: pathlib.Path) -> Iterator[socket.socket]:
+def _traced(directory: pathlib.Path, routes: str, workers: int, trace: pathlib.Path) -> Iterator[socket.socket]:
     """Give a connection to routerd, which runs with everything on under strace."""
     config = directory / "routes" / "routes.yaml"  # away from the trace: control watches its directory
     config.parent.mkdir()
-    config.write_text(ROUTES.format(port=upstream))
+    config.write_text(routes)
     listen = rig.free_port()
     argv = [
         rig.tool("strace", "strace"),
@@ -84,7 +94,7 @@ def _traced(directory: pathlib.Path, upstream: int, trace: pathlib.Path) -> Iter
         "--config",
         str(config),
         "--workers",
-        "1",
+        str(workers),
     ]
     argv += ["--listen", f"127.0.0.1:{listen}", "--admin", "127.0.0.1:0"]
     daemon = rig.Pinned("routerd", argv, rig.ANY, directory)
