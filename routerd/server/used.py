@@ -22,6 +22,7 @@ def used_by_stream(said: Usage | None, request_bytes: int, text: ForwardedText |
     """Return what a stream used; `whole`: it came to its good end. None: nobody counted and the engine did not say."""
     if text is None or (whole and said is not None):
         return said
+    text.take(b"", said)  # it may have come by itself, behind the text
     if said is None:
         return guessed(request_bytes, text.text_bytes())
     more = tokens_of(text.text_bytes())

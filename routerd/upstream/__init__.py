@@ -12,15 +12,18 @@ Cost and concurrency: single-threaded on the event loop; a unary exchange costs 
 
 from routerd.upstream.connection import OVER, Connection, Exchange, Headers, Sink
 from routerd.upstream.faults import protocol_fault, timeout_fault
+from routerd.upstream.inbox import SMALL_BYTES, Inbox, openings
 from routerd.upstream.outbox import Outbox
 from routerd.upstream.pool import Origin, Place, Pool, Upstreams
 from routerd.upstream.simulated import SimulatedExchange
 
 __all__ = [
     "OVER",
+    "SMALL_BYTES",
     "Connection",
     "Exchange",
     "Headers",
+    "Inbox",
     "Origin",
     "Outbox",
     "Place",
@@ -28,6 +31,7 @@ __all__ = [
     "SimulatedExchange",
     "Sink",
     "Upstreams",
+    "openings",
     "protocol_fault",
     "timeout_fault",
 ]

@@ -17,7 +17,7 @@ import httptools
 
 from routerd.errors import UpstreamError
 from routerd.upstream.faults import lost_fault, protocol_fault, stale_fault
-from routerd.upstream.outbox import Outbox
+from routerd.upstream.inbox import SMALL_BYTES, Express, Inbox
 from routerd.upstream.stale import unprocessed
 
 __all__ = ["OVER", "Connection", "Exchange", "Headers", "Sink"]
@@ -26,6 +26,7 @@ Headers = list[tuple[bytes, bytes]]
 
 PIECE_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024  # nginx allows 4 to 8 buffers of 8 KiB; rate-limit headers of all vendors together stay below 4 KiB
+END_OF_EVENT = b"\n\n\r\n"  # and of the chunk that it is in
 LINGER_S = 1.0  # after the meaning of an answer is complete, its framing may take this long to end
 
 
@@ -70,6 +71,13 @@ class Exchange(Protocol):
     def resume(self) -> None:
         """Read on."""
 
+    def expedite(self, take: Express) -> None:
+        """Offer the next reads to `take`, as they come, until it refuses one: that and those after it go the usual way.
+
+        It takes a read that is one whole chunk of the body, by `openings`, and does what the sink would have done with it. Asked
+        for in `on_flush`; nothing happens where the body is not in chunks, or the last read ended within one.
+        """
+
 
 class _Over:
     """What a sink holds instead of an exchange that is over."""
@@ -85,6 +93,8 @@ class _Over:
 
     def resume(self) -> None: ...
 
+    def expedite(self, take: Express) -> None: ...
+
 
 OVER: Exchange = _Over()
 
@@ -93,22 +103,26 @@ class Connection(asyncio.Protocol):
     """A connection and the exchange it carries. `on_idle` is called whenever it can be used again, `on_closed` once."""
 
     __slots__ = (
+        "_asked",
         "_complete",
         "_decoder",
         "_fed_bytes",
         "_framed",
         "_head_done",
         "_headers",
+        "_inbox",
         "_interim",
         "_keep",
         "_linger_handle",
         "_loop",
+        "_on_border",
         "_on_closed",
         "_on_idle",
         "_outbox",
         "_parser",
         "_paused",
         "_posted_turn",
+        "_reads",
         "_rest",
         "_sending",
         "_sink",
@@ -116,6 +130,7 @@ class Connection(asyncio.Protocol):
         "_writable",
         "closed",
         "exchanges",
+        "express",
         "idle_since_s",
         "transport",
     )
@@ -123,12 +138,14 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        outbox: Outbox,
+        inbox: Inbox,
         on_idle: Callable[[Connection], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self._loop = loop
-        self._outbox = outbox
+        self._inbox = inbox
+        self._reads = inbox.reads
+        self._outbox = inbox.outbox
         self._posted_turn = -1
         self._on_idle = on_idle
         self._on_closed = on_closed
@@ -156,6 +173,9 @@ class Connection(asyncio.Protocol):
         self._rest = memoryview(b"")  # of the request's body: what is not written yet
         self._fed_bytes = 0
         self._decoder: _Decoder | None = None
+        self._asked: Express | None = None
+        self.express: Express | None = None  # takes the next read, if that is one whole chunk
+        self._on_border = False  # between two chunks of the body
 
     # ── what an attempt calls ──
 
@@ -191,11 +211,12 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; the sink hears nothing more."""
-        self._sink = None
+        self._sink = self.express = None
         self._close()
 
     def linger(self) -> None:
         """Read the rest of the framing without a sink; close if it does not end within LINGER_S."""
+        self.express = None
         if self._complete or self.closed:
             self._sink = None
             return
@@ -215,6 +236,21 @@ class Connection(asyncio.Protocol):
             self._paused = False
             if not self.closed and self.transport is not None:
                 self.transport.resume_reading()
+
+    def expedite(self, take: Express) -> None:
+        """Let `take` have the next reads, as long as each is one whole chunk."""
+        if self._on_border and self._decoder is None:
+            self._asked = take
+
+    def _grant(self, data: bytes) -> None:
+        """Do it, if the parser now is between two chunks: if one has ended and nothing came behind it.
+
+        That no content came is known; what could have come is a part of the next line. No line of the framing has two line feeds
+        in a row, so a read with END_OF_EVENT at its end has ended with content, and the CRLF of its chunk.
+        """
+        take, self._asked = self._asked, None
+        if data.endswith(END_OF_EVENT) and not self.closed:
+            self.express = take
 
     # ── what the transport calls ──
 
@@ -244,7 +280,14 @@ class Connection(asyncio.Protocol):
             self._write_rest()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; hand over what it means; end the exchange or the connection when due."""
+        """Parse; hand over what it means; end the exchange or the connection when due. A stream in progress: in the inbox."""
+        if self.express is not None:
+            if not self._reads:
+                self._inbox.wake()
+            self._reads.append((self, data))
+            if len(data) > SMALL_BYTES:
+                self._inbox.drain()  # what waits is bounded
+            return
         sink = self._sink
         if sink is None:  # bytes nobody asked for: an idle connection that speaks is not to be trusted
             self._close()
@@ -273,6 +316,18 @@ class Connection(asyncio.Protocol):
             self._finish()
         elif self._sink is not None:
             self._sink.on_flush()
+            if self._asked is not None:
+                self._grant(data)
+
+    def parse(self, data: bytes) -> None:
+        """Take a read out of the inbox the usual way; those behind it too, until the sink asks for the other one again."""
+        self.express = None
+        self.data_received(data)
+
+    def drop(self) -> None:
+        """Close; the sink hears of it as of a lost connection."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def _head_ends_in(self, data: bytes) -> bool:
         # One large read may hold a small head and a large body: only what precedes the body counts.
@@ -281,6 +336,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Look at TCP's own record while the socket is still open; then let the transport close."""
+        if self.express is not None:
+            self._inbox.drain()
         if self._sink is not None and not self._fed_bytes and self.exchanges > 1 and self.transport is not None:
             unsent = self._posted_turn == self._outbox.turn
             self._stale = unsent or unprocessed(self.transport.get_extra_info("socket"))
@@ -288,6 +345,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange: well, where the body was delimited by the close; as a fault otherwise."""
+        if self.express is not None:
+            self._inbox.drain()
         if not self.closed:
             self.closed = True
             self._on_closed(self)
@@ -350,6 +409,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Hand over a piece of the body, decoded."""
         sink = self._sink
+        self._on_border = False
         if sink is None or self._complete:
             return
         if self._decoder is None:
@@ -359,6 +419,10 @@ class Connection(asyncio.Protocol):
                 if self._sink is not sink:  # it has had enough
                     return
                 sink.on_body(piece)
+
+    def on_chunk_complete(self) -> None:
+        """A chunk has ended, with the CRLF behind it."""
+        self._on_border = True
 
     def on_message_complete(self) -> None:
         """Mark the end; the read callback acts on it when the parser has returned."""

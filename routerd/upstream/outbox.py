@@ -19,11 +19,11 @@ HIGH_BYTES = 128 * 1024  # twice the mark at which a transport asks for a pause
 class Outbox:
     """One a worker. `turn` counts the flushes: what was posted in the current turn is not on its way yet."""
 
-    __slots__ = ("_bytes", "_loop", "_queue", "turn")
+    __slots__ = ("_bytes", "_loop", "queue", "turn")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._queue: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self.queue: list[tuple[asyncio.WriteTransport, bytes]] = []  # who appends to it himself calls `flush` in the same turn
         self._bytes = 0
         self.turn = 0
 
@@ -32,17 +32,17 @@ class Outbox:
 
         At once, with all that waits, where it has become much: the transport may ask for a pause within this call.
         """
-        queue = self._queue
-        queue.append((transport, data))
-        self._bytes += len(data)
-        if self._bytes > HIGH_BYTES:
-            self.flush()
-        elif len(queue) == 1:
+        queue = self.queue
+        if not queue:
             self._loop.call_soon(self.flush)
+        queue.append((transport, data))
+        self._bytes = waiting = self._bytes + len(data)
+        if waiting > HIGH_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Write everything now; for a transport that is about to be closed in good order."""
-        queue, self._queue = self._queue, []
+        queue, self.queue = self.queue, []
         self._bytes = 0
         self.turn += 1
         for transport, data in queue:

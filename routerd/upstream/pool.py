@@ -18,6 +18,7 @@ from typing import NamedTuple
 from routerd.graph import Connections
 from routerd.upstream.connection import Connection
 from routerd.upstream.faults import busy_fault, dial_fault, timeout_fault
+from routerd.upstream.inbox import Inbox
 from routerd.upstream.outbox import Outbox
 from routerd.upstream.tls import client_context
 
@@ -46,7 +47,7 @@ class Pool:
     """The connections to one origin."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, place: Place, tls: Callable[[], ssl.SSLContext], outbox: Outbox
+        self, loop: asyncio.AbstractEventLoop, place: Place, tls: Callable[[], ssl.SSLContext], inbox: Inbox
     ) -> None:
         self.place = place
         self.origin = place.origin
@@ -57,7 +58,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._loop = loop
         self._tls = tls
-        self._outbox = outbox
+        self._inbox = inbox
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._retired = False
@@ -168,7 +169,7 @@ class Pool:
         return connection
 
     def _make(self) -> Connection:
-        return Connection(self._loop, self._outbox, self._give_back, self._forget)
+        return Connection(self._loop, self._inbox, self._give_back, self._forget)
 
     def _give_back(self, connection: Connection) -> None:
         if self._retired:
@@ -217,6 +218,7 @@ class Upstreams:
     def __init__(self, loop: asyncio.AbstractEventLoop, tls: Callable[[], ssl.SSLContext] = client_context) -> None:
         self._loop = loop
         self.outbox = Outbox(loop)
+        self._inbox = Inbox(loop, self.outbox)
         self._make_context = tls
         self._context: ssl.SSLContext | None = None
         self._pools: dict[Place, Pool] = {}
@@ -226,7 +228,7 @@ class Upstreams:
         """Return the pool of a place, the same object for as long as it is wanted."""
         found = self._pools.get(place)
         if found is None:
-            found = self._pools[place] = Pool(self._loop, place, self._tls, self.outbox)
+            found = self._pools[place] = Pool(self._loop, place, self._tls, self._inbox)
             self._sweep_in()
         return found
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from routerd.upstream.connection import Headers, Sink
+from routerd.upstream.inbox import Express
 
 __all__ = ["Script", "SimulatedExchange"]
 
@@ -69,6 +70,9 @@ class SimulatedExchange:
     def linger(self) -> None:
         """Nothing is left to read."""
         self.abort()
+
+    def expedite(self, take: Express) -> None:
+        """Nothing comes in chunks."""
 
     def pause(self) -> None:
         """Hold the next piece."""

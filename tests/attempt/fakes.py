@@ -12,6 +12,7 @@ from routerd.attempt.timer import Ticker
 from routerd.errors import UpstreamError
 from routerd.plan import Planned
 from routerd.upstream import Sink
+from routerd.upstream.inbox import Express
 from routerd.wire.dialect import Encoded
 from routerd.wire.faults.cold import ColdAnswers
 from routerd.wire.openai.dialect import OpenAIDialect
@@ -70,6 +71,9 @@ class Exchange:
 
     def linger(self) -> None:
         self.calls.append("linger")
+
+    def expedite(self, take: Express) -> None:
+        """Nothing comes in chunks."""
 
     def pause(self) -> None:
         self.calls.append("pause")

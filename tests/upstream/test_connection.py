@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.errors import Delivery, ErrorKind, UpstreamError
-from routerd.upstream import Connection, Origin, Outbox, Place, Pool, Upstreams
+from routerd.upstream import Connection, Inbox, Origin, Outbox, Place, Pool, Upstreams
 from routerd.upstream.connection import MAX_HEAD_BYTES, Headers
 from tests.support import answers
 from tests.support.upstream import Call, Upstream, closed_port
@@ -432,7 +432,7 @@ class _Plain(Recorder):
 
 def _play(pieces: list[bytes]) -> _Plain:
     loop = asyncio.new_event_loop()
-    connection = Connection(loop, Outbox(loop), lambda _: None, lambda _: None)
+    connection = Connection(loop, Inbox(loop, Outbox(loop)), lambda _: None, lambda _: None)
     connection.connection_made(_FakeTransport())
     sink = _Plain()
     connection.send(REQUEST, sink)

@@ -20,17 +20,19 @@ from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
 from routerd.graph import Provider, Timeouts
 from routerd.messages import WireResponse
-from routerd.upstream import OVER, Exchange, Headers, protocol_fault, timeout_fault
+from routerd.upstream import OVER, SMALL_BYTES, Exchange, Headers, openings, protocol_fault, timeout_fault
 from routerd.wire.dialect import Scan
 from routerd.wire.faults.classify import classify_value, fault_error
 from routerd.wire.forwarded import ForwardedText
-from routerd.wire.openai.relay_scan import DONE, StreamFault
+from routerd.wire.openai.relay_scan import DONE, RelayScan, StreamFault
 
 __all__ = ["UPSTREAMS_FAULT", "Downstream", "Ended", "Refused", "Relay"]
 
 HELD_LIMIT_BYTES = 1024 * 1024  # keep-alive comments before the first content; a minute of them is 10 KiB
 ERROR_BODY_LIMIT_BYTES = 1024 * 1024
 MAX_SAID_CHARS = 64 * 1024  # of an error event, looked through for credentials
+MOST_REFUSED = 8  # events that were not plain; a stream that has something in each is looked at once only
+_OPENINGS = openings(b"data: {")
 _NO_STREAM = frozenset({b"application/json", b"text/html"})
 
 
@@ -39,6 +41,9 @@ class Downstream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes of the body."""
+
+    def framed(self) -> asyncio.WriteTransport | None:
+        """Return where bytes of the body go that are in chunks already; None: this client's body is not in chunks."""
 
     def end(self) -> None:
         """Send the end of the body."""
@@ -81,14 +86,18 @@ class Relay:
 
     __slots__ = (
         "_broken",
+        "_chunks_to",
         "_downstream",
         "_error_body",
         "_exchange",
         "_headers",
         "_held",
+        "_now",
         "_out",
         "_own",
         "_paused_at_s",
+        "_plain",
+        "_refused",
         "_source",
         "_status",
         "_stream_types",
@@ -122,6 +131,7 @@ class Relay:
         self.sent_bytes = 0
         self.last_at_s = ticker.now()
         self._ticker = ticker
+        self._now = ticker.now
         self._exchange = exchange
         self._timeouts = timeouts
         self._status = 0
@@ -132,6 +142,9 @@ class Relay:
         self._source: Source | None = None
         self._text: ForwardedText | None = None
         self._out: list[bytes] = []
+        self._chunks_to: asyncio.WriteTransport | None = None  # the client, where it takes the upstream's chunks as they are
+        self._plain: Callable[[bytes], object] | None = None
+        self._refused = 0
         self._paused_at_s = 0.0
         self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
         self._timer = PhaseTimer(ticker, self._expired, cap)
@@ -150,6 +163,8 @@ class Relay:
         text = self._text = ForwardedText(held, None if self.scan.finished else self.scan.usage) if count else None
         if held:
             self._write(held)
+        if isinstance(self.scan, RelayScan):
+            self._chunks_to = downstream.framed()
         now_s = self._ticker.now()
         total_s = self._timeouts.stream_total_s
         if total_s is None:
@@ -242,7 +257,7 @@ class Relay:
         """One read is over: act on what it brought. Once committed this runs for every chunk, so it is all in one place."""
         downstream = self._downstream
         if downstream is not None:
-            out = self._out
+            out, now = self._out, self._now
             if out:
                 data = out[0] if len(out) == 1 else b"".join(out)
                 out.clear()
@@ -250,12 +265,14 @@ class Relay:
                 downstream.write(data)
                 if self._text is not None:
                     self._text.take(data, self.scan.usage)
-            self.last_at_s = self._ticker.now()
+            self.last_at_s = now()
             scan = self.scan
             if scan.done:
                 self._done()
             elif scan.fault is not None:
                 self._fault_out(scan.fault)
+            elif self._chunks_to is not None:
+                self._offer_express()
         elif self._error_body is None and not self.ready.done():
             self._hold()
         elif self._out:  # content is there, the commit is on its way
@@ -292,7 +309,7 @@ class Relay:
         if self._error_body is not None:  # an error status says enough, even where its body was cut
             self.on_end()
             return
-        if self._out and self.ready.done():
+        if self.ready.done():
             self.on_flush()  # the read that broke may have brought whole events first
             if self.finished.done():
                 return
@@ -311,6 +328,39 @@ class Relay:
         self.ready.set_exception(error)
 
     # ── in between ──
+
+    def _offer_express(self) -> None:
+        """Ask for the next reads as they come, if the scan is in the middle of an unremarkable stream."""
+        if isinstance(self.scan, RelayScan):
+            self._plain = self.scan.plain
+            if self._plain is not None:
+                self._exchange.expedite(self._take_chunk)
+
+    def _take_chunk(self, data: bytes) -> asyncio.WriteTransport | None:
+        """Take one read, if it is one whole chunk with one plain event; what `on_body` and `on_flush` do for any other."""
+        size = len(data)
+        if (
+            size >= SMALL_BYTES
+            or not data.startswith(_OPENINGS[size])
+            or not data.endswith(b"\n\n\r\n")
+            or data.find(b"\n", 8) != size - 4
+        ):
+            return None
+        at = data.find(b"{")
+        plain, now = self._plain, self._now
+        assert plain is not None
+        try:
+            plain(data[at:-4])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self._refused += 1
+            if self._refused == MOST_REFUSED:
+                self._chunks_to = None
+            return None
+        self.sent_bytes += size - at + 4
+        if self._text is not None:
+            self._text.take(data, self.scan.usage)
+        self.last_at_s = now()
+        return self._chunks_to
 
     def _hold(self) -> None:
         scan = self.scan

@@ -140,11 +140,16 @@ class ClientStream:
         transport = self._transport
         if transport is None or not data:
             return
-        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
-            framed = self._head + framed
+            data = self._head + data
             self._head = b""
-        self._outbox.post(transport, framed)
+        self._outbox.post(transport, data)
+
+    def framed(self) -> asyncio.WriteTransport | None:
+        """Return where whole chunks go that are framed already, behind the first `write`. None: this body is not in chunks."""
+        return self._transport if self._chunked else None
 
     def end(self) -> None:
         """Push the end of the body."""

@@ -10,7 +10,8 @@ a usage chunk is one without choices; usages are never added up, the last one wi
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +25,7 @@ DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 16 * 1024 * 1024  # an image as a data URI in one event
 MAX_MALFORMED_RUN = 3
 
+_ONE_CHOICE = frozenset({0})
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -60,8 +62,22 @@ class _FirstChunk(msgspec.Struct):
     model: Any = None
 
 
+class _PlainChoice(msgspec.Struct, gc=False):
+    index: Literal[0] = 0
+    finish_reason: None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """The usual event in the middle of a stream; whatever else there is to see is no valid one."""
+
+    choices: list[_PlainChoice] = []
+    usage: None = None
+    error: None = None
+
+
 _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_first = msgspec.json.Decoder(_FirstChunk).decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 class RelayScan:
@@ -128,6 +144,12 @@ class RelayScan:
         if whole:
             return data if not self._tail else data[: borders[-1]]
         return b"".join(data[a:b] for a, b in kept)
+
+    @property
+    def plain(self) -> Callable[[bytes], object] | None:
+        """Return what takes the payload of an event that changes nothing here, and raises for any other. None: not now."""
+        steady = self.content and not (self._tail or self.malformed_run or self._ended or self.done or self.fault is not None)
+        return _decode_plain if steady and self._seen == _ONE_CHOICE else None
 
     def close(self) -> bytes:
         """The upstream is at its end: take a last event that no blank line follows (seen at HuggingFace and killed engines)."""

@@ -53,6 +53,9 @@ class Client:
         assert not self.ends, "written after the end"
         self.written.append(data)
 
+    def framed(self) -> None:
+        """Not in chunks."""
+
     def end(self) -> None:
         self.ends += 1
 
