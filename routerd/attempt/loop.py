@@ -335,6 +335,7 @@ class Attempts:
             passage = await open_passage(wire, passing, planned.model, self.request.request_id, cap)
         except Refused as exc:
             raise self._refused(exc.response) from None
+        self._look_at_limits(planned, passage.headers)
         return Answer(planned, passage=passage)
 
     def _speech(self, wire: Wire, planned: Planned) -> Speech:

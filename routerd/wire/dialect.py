@@ -30,6 +30,7 @@ class Call(msgspec.Struct, kw_only=True):
     path: str  # what the client called, below /v1
     model: str  # the upstream's name for the model
     stream: bool = False
+    choices: int = 1  # that were asked for (`n`), set by `encode`: without its end mark a stream is whole when all have ended
     wants_usage: bool = False  # the client asked for the usage chunk of a stream
     asked_model: str = ""  # what the client called the model: the `model` of a translated answer
     answer_id: str = ""  # for answers without an id of their own, after `chatcmpl-`

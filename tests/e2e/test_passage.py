@@ -80,6 +80,18 @@ async def test_a_form_fails_over_as_long_as_nothing_is_lost(daemon: Start, upstr
     assert parts(second.requests[0].body)["model"] == b"whisper-1"
 
 
+async def test_a_rate_limit_that_a_passed_answer_used_up_rests_the_endpoint(daemon: Start, upstreams: Callable[[], Any]) -> None:
+    first, second = await upstreams(), await upstreams()
+    spent = (answers.JSON, ("x-ratelimit-limit", "60"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "60"))
+    first.always(answers.reply({"text": "a"}, headers=spent))
+    second.always(answers.reply({"text": "b"}))
+    running = daemon(routes(first, second))
+    body = b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nw\r\n--B--\r\n'
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    said = [(await fetch(running, "/v1/audio/transcriptions", body, headers=kind)).json() for _ in range(3)]
+    assert said == [{"text": "a"}, {"text": "b"}, {"text": "b"}]
+
+
 async def test_a_form_without_a_model_is_refused(daemon: Start, upstream: Upstream) -> None:
     running = daemon(routes(upstream))
     kind = {"content-type": "multipart/form-data; boundary=B"}

@@ -312,6 +312,14 @@ def max_tokens_of(body: Mapping[str, Any]) -> int | None:
     return None
 
 
+def choices_of(body: Mapping[str, Any]) -> int:
+    """Return how many choices are asked for: `n`, where it says so, else 1. For each prompt, where there are several."""
+    value = body.get("n")
+    if isinstance(value, msgspec.Raw):
+        value = _small_value(value)
+    return value if isinstance(value, int) and value > 1 else 1
+
+
 def encode_body(body: Mapping[str, Any], *, model: str, extra: Mapping[str, Any], include_usage: bool) -> bytes:
     """Encode for one target: its model name, the provider's static fields (merged into objects, winning at leaves), and, for a
     stream whose usage routerd must see, `stream_options.include_usage`. Everything untouched keeps its bytes.

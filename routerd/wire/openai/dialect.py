@@ -12,7 +12,7 @@ from typing import Any
 from routerd.graph import Provider
 from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.openai.answer import UnaryAnswer, decode_unary
-from routerd.wire.openai.body import encode_body
+from routerd.wire.openai.body import choices_of, encode_body
 from routerd.wire.openai.event_scan import EventScan
 from routerd.wire.openai.quirks import RequestQuirks
 from routerd.wire.openai.relay_scan import RelayScan
@@ -45,6 +45,8 @@ class OpenAIDialect:
         if self._quirks is not None:
             body, dropped = self._quirks.apply(body, call.operation)
             asks = asks and self._quirks.asks_usage
+        if "n" in body:
+            call.choices = choices_of(body)
         encoded = encode_body(body, model=call.model, extra=call.extra, include_usage=asks)
         return Encoded(path=path, body=encoded, dropped=dropped)
 
@@ -55,5 +57,5 @@ class OpenAIDialect:
     def scan(self, call: Call) -> Scan:
         """Return the scan that forwards events as they come."""
         if call.operation in _CHUNKED:
-            return RelayScan(withhold_usage=not call.wants_usage)
+            return RelayScan(withhold_usage=not call.wants_usage, choices=call.choices)
         return EventScan()

@@ -81,9 +81,10 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 class RelayScan:
-    """The state of one stream. `withhold_usage`: the usage chunk was our wish, not the client's."""
+    """The state of one stream. `withhold_usage`: the usage chunk was our wish, not the client's. `choices`: asked for."""
 
     __slots__ = (
+        "_choices",
         "_ended",
         "_seen",
         "_tail",
@@ -98,10 +99,11 @@ class RelayScan:
         "withhold_usage",
     )
 
-    def __init__(self, *, withhold_usage: bool) -> None:
+    def __init__(self, *, withhold_usage: bool, choices: int = 1) -> None:
         self.withhold_usage = withhold_usage
+        self._choices = choices
         self.content = False  # something a user would see, or a finish, has come
-        self.finished = False  # a finish_reason has come, for every choice that was seen
+        self.finished = False  # a finish_reason has come, for every choice that was seen or asked for
         self.done = False  # [DONE] has come
         self.usage: Usage | None = None
         self.model: str | None = None
@@ -207,7 +209,7 @@ class RelayScan:
             for choice in choices:
                 if choice.finish_reason is not None:
                     self._ended.add(choice.index)
-                    self.finished = self._ended >= self._seen
+                    self.finished = self._ended >= self._seen and len(self._ended) >= self._choices
                 elif choice.index not in self._seen:
                     self._seen.add(choice.index)
                     self.finished = False

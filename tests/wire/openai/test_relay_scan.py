@@ -8,10 +8,14 @@ import re
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from routerd.graph import Provider
+from routerd.wire.dialect import Call
+from routerd.wire.openai.dialect import OpenAIDialect
 from routerd.wire.openai.relay_scan import MAX_EVENT_BYTES, RelayScan
 from tests.wire.transcripts import Recorded, load
 
@@ -31,8 +35,8 @@ DONE = b"data: [DONE]\n\n"
 STREAM = ROLE + HELLO + b": keep-alive\n\n" + STOP + USAGE + DONE
 
 
-def scan(data: bytes, size: int | None = None, *, withhold: bool = False) -> tuple[RelayScan, bytes]:
-    scanner = RelayScan(withhold_usage=withhold)
+def scan(data: bytes, size: int | None = None, *, withhold: bool = False, choices: int = 1) -> tuple[RelayScan, bytes]:
+    scanner = RelayScan(withhold_usage=withhold, choices=choices)
     step = size or max(1, len(data))
     out = b"".join(scanner.feed(data[i : i + step]) for i in range(0, len(data), step))
     return scanner, out + scanner.close()
@@ -199,6 +203,25 @@ def test_a_stream_of_several_choices_is_finished_when_each_of_them_is() -> None:
     assert not scan(half)[0].finished
     assert scan(half + choice(1, "", "stop"))[0].finished
     assert scan(half + b'data: {"error":{"message":"boom"}}\n\n')[0].fault is not None
+
+
+@pytest.mark.parametrize(("n", "finished"), [(b"2", False), (b"1", True), (b"null", True), (b'"2"', True), (b"true", True)])
+def test_a_request_says_how_many_choices_its_stream_must_end(n: bytes, finished: bool) -> None:
+    dialect = OpenAIDialect(Provider(name="p", dialect="openai", endpoints=()))
+    call = Call(operation="chat", path="chat/completions", model="m", stream=True)
+    dialect.encode({"model": msgspec.Raw(b'"m"'), "n": msgspec.Raw(n)}, call)
+    scanner = dialect.scan(call)
+    scanner.feed(choice(0, "a", "stop"))
+    assert scanner.finished == finished
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_choice_that_was_asked_for_and_never_began_has_not_ended(size: int | None) -> None:
+    scanner, _ = scan(choice(0, "a") + choice(0, "", "stop"), size, choices=2)
+    assert (scanner.finished, scanner.done) == (False, False)
+    scanner, _ = scan(choice(0, "a") + choice(0, "", "stop") + choice(1, "b", "stop"), size, choices=2)
+    assert scanner.finished
+    assert scan(choice(0, "a", "stop") + DONE, size, choices=2)[0].done  # an engine that knows no `n` has said that this is all
 
 
 def test_a_long_event_in_small_pieces_is_joined_once() -> None:
