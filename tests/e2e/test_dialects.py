@@ -188,6 +188,35 @@ async def test_quirks_of_a_preset_reach_the_wire(daemon: Start, upstream: Upstre
     }
 
 
+async def test_several_answers_are_asked_of_who_gives_them_else_refused_by_name(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    text = presets(upstream) + "  alone: {chain: [groq/x]}\n  either: {chain: [groq/x, xai/y]}\n"
+    node = daemon(text)
+    refused = await fetch(node, CHAT, ask("alone", n=2))
+    assert (refused.status, refused.error["param"], refused.error["code"]) == (400, "n", "unsupported_value")
+    assert upstream.requests == []
+    assert (await fetch(node, CHAT, ask("alone", n=1))).status == 200
+    elsewhere = await fetch(node, CHAT, ask("either", n=2))
+    assert (elsewhere.status, elsewhere.headers["x-routerd-target"]) == (200, "xai/y")
+    assert upstream.requests[-1].json()["n"] == 2
+
+
+async def test_a_conversation_with_tools_may_go_on_at_mistral(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    call = {"id": "call_PTLP8xhu3uwZk4l3nlnrrJha", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    begun = {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None, "annotations": []}
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "42"}
+    messages = [{"role": "user", "content": "hi"}, begun, result]
+    answer = await fetch(daemon(presets(upstream)), CHAT, {"model": "strict", "messages": messages})
+    assert answer.status == 200
+    _, theirs, answered = upstream.requests[0].json()["messages"]
+    (made,) = theirs["tool_calls"]
+    assert len(made["id"]) == 9
+    assert made["id"].isalnum()
+    assert answered == {"role": "tool", "tool_call_id": made["id"], "content": "42"}
+    assert theirs.keys() == {"role", "content", "tool_calls"}
+
+
 async def test_what_one_vendor_invented_does_not_follow_to_the_next(daemon: Start, upstream: Upstream) -> None:
     upstream.script(answers.error(500), answers.reply())
     answer = await fetch(daemon(presets(upstream)), CHAT, ask("both", provider={"sort": "price"}, plugins=[]))
