@@ -22,6 +22,7 @@ import argparse
 import json
 import pathlib
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main() -> int:
     if sys.argv[1:2] == ["reload"]:
         return reload.main(sys.argv[2:])
     args = arguments(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
     asked = args.sections or [*SECTIONS, TARGETS]
     names = [name for name in SECTIONS if name in asked or (TARGETS in asked and name in FOR_TARGETS)]
     plan = Plan(

@@ -33,7 +33,8 @@ def test_no_case_costs_more_than_its_ceiling(name: str) -> None:
 
 def test_a_worker_makes_no_more_system_calls_than_before(tmp_path: pathlib.Path) -> None:
     for name, figures in syscall_figures(syscalls(tmp_path)).items():
-        hold(name, figures)
+        worse = ceilings.over(figures, ceilings.read()[name])
+        assert not worse, "\n".join([f"{name}:", *worse])  # no ceiling is too high: a busy machine reads several chunks at once
 
 
 def test_workers_share_no_lock_on_the_way_of_a_request(tmp_path: pathlib.Path) -> None:
