@@ -102,7 +102,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "gauge", "Charges that passed uncounted because the table of budgets was full, on this host.", merge="max"
         ),
         "routerd_tokens_total": Family(
-            "counter", "Tokens as the upstream reported them.", ("route", "client", "provider", "token_type")
+            "counter",
+            "Tokens of answers as they are charged: reported by the upstream, else estimated.",
+            ("route", "client", "provider", "token_type"),
         ),
         "routerd_cost_usd_total": Family(
             "counter", "What answers cost by the price of their target.", ("route", "client", "provider", "token_type")

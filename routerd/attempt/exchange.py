@@ -39,7 +39,7 @@ async def fetch(wire: Wire, encoded: Encoded, request_id: str, cap: Cap, limit_b
             if not (used and exc.delivery is Delivery.NOT_SENT):
                 raise
         except asyncio.CancelledError:
-            sink.stop()
+            sink.leave()
             raise
 
 

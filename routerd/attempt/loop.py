@@ -32,6 +32,7 @@ from routerd.errors import (
     Delivery,
     ErrorKind,
     ErrorType,
+    NoTarget,
     RequestError,
     UpstreamError,
 )
@@ -144,6 +145,9 @@ class Attempts:
                 await asyncio.sleep(max(0.0, at_s - now()))
             until_s = self._until_s(planned, deadline_at_s)
             if now() >= until_s:  # its `total` has passed; another's may be longer
+                continue
+            if self.health.drained(planned.endpoint.name):  # since the plan was made
+                refused = refused or NoTarget("Every target of the model is drained.", retry_after_s=1.0)
                 continue
             lease: Lease | None = None
             if self._reserve is not None:

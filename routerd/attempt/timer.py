@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["TICK_S", "PhaseTimer", "Ticker"]
+__all__ = ["TICK_S", "Bounds", "PhaseTimer", "Ticker"]
 
 TICK_S = 0.025
 
@@ -24,17 +24,17 @@ class Ticker:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.now = loop.time  # the loop's time, without a frame in between
-        self._waiting: set[PhaseTimer] = set()
+        self._waiting: set[Bounds] = set()
         self._armed = False
 
-    def add(self, timer: PhaseTimer) -> None:
+    def add(self, timer: Bounds) -> None:
         """Compare this timer with the clock from now on."""
         self._waiting.add(timer)
         if not self._armed:
             self._armed = True
             self._loop.call_later(TICK_S, self._tick)
 
-    def discard(self, timer: PhaseTimer) -> None:
+    def discard(self, timer: Bounds) -> None:
         """Forget it."""
         self._waiting.discard(timer)
 
@@ -50,14 +50,13 @@ class Ticker:
             self._armed = False
 
 
-class PhaseTimer:
-    """Calls `on_expire(phase, length_s)` once, when the current phase or the cap has passed."""
+class Bounds:
+    """Hears `expired(phase, length_s)` once, when the current phase or the cap has passed."""
 
-    __slots__ = ("_cap_at_s", "_cap_length_s", "_cap_phase", "_length_s", "_on_expire", "_phase", "_ticker", "due_at_s")
+    __slots__ = ("_cap_at_s", "_cap_length_s", "_cap_phase", "_length_s", "_phase", "_ticker", "due_at_s")
 
-    def __init__(self, ticker: Ticker, on_expire: Callable[[str, float], None], cap: tuple[str, float, float]) -> None:
+    def __init__(self, ticker: Ticker, cap: tuple[str, float, float]) -> None:
         self._ticker = ticker
-        self._on_expire = on_expire
         self._cap_phase, self._cap_at_s, self._cap_length_s = cap
         self._phase = ""
         self._length_s = 0.0
@@ -86,6 +85,24 @@ class PhaseTimer:
     def expire(self) -> None:
         """The ticker found it due."""
         if self.due_at_s >= self._cap_at_s:
-            self._on_expire(self._cap_phase, self._cap_length_s)
+            self.expired(self._cap_phase, self._cap_length_s)
         else:
-            self._on_expire(self._phase, self._length_s)
+            self.expired(self._phase, self._length_s)
+
+    def expired(self, phase: str, length_s: float) -> None:
+        """Time is up."""
+        raise NotImplementedError
+
+
+class PhaseTimer(Bounds):
+    """Calls `on_expire(phase, length_s)`. Who is called mostly holds the timer and is held by it: garbage to be collected."""
+
+    __slots__ = ("_on_expire",)
+
+    def __init__(self, ticker: Ticker, on_expire: Callable[[str, float], None], cap: tuple[str, float, float]) -> None:
+        super().__init__(ticker, cap)
+        self._on_expire = on_expire
+
+    def expired(self, phase: str, length_s: float) -> None:
+        """Time is up."""
+        self._on_expire(phase, length_s)

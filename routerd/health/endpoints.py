@@ -87,6 +87,11 @@ class View:
         state = self._states.get(name)
         return None if state is None else state.standing(now_s)
 
+    def drained(self, name: str) -> bool:
+        """Tell whether the endpoint was taken out by hand."""
+        state = self._states.get(name)
+        return state is not None and state.is_drained
+
     def reasons(self, name: str, now_s: float) -> list[str]:
         """Say in words what stands against the endpoint."""
         state = self._states.get(name)

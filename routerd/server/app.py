@@ -195,10 +195,13 @@ class Gateway:
         cors = generation.graph.cors
         if cors.origins:
             fields += cors_fields(cors, request.headers.get("Origin"))
-        path = request.raw_path.partition("?")[0]
-        if path[:1] != "/":
-            path = _origin_form(path)
+        path = request.raw_path
         operation = OPERATIONS.get(path)
+        if operation is None:
+            path = path.partition("?")[0]
+            if path[:1] != "/":
+                path = _origin_form(path)
+            operation = OPERATIONS.get(path)
         if operation is not None and request.method == "POST":
             return await ModelCall(self._shared, generation, request, operation).run(request_id, fields)
         passed = passed_at(path) if request.method != "OPTIONS" else None

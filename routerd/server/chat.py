@@ -32,7 +32,7 @@ from routerd.plan import SESSION, Planned, RoutePlan, affinity_key
 from routerd.policy import NOTHING, Lease, estimate
 from routerd.server.budget.limits import limit_lines
 from routerd.server.generation import Generation, Permit
-from routerd.server.http.intake import json_body, key_of
+from routerd.server.http.intake import client_of, json_body
 from routerd.server.http.protocol import ClientProtocol, ClientStream, Reply
 from routerd.server.http.render import EVENT_STREAM_FIELDS, JSON_FIELD, error_reply, exhausted_reply, safe
 from routerd.server.operations import Operation
@@ -137,7 +137,7 @@ class ModelCall(Story):
 
     async def _serve(self) -> web.StreamResponse:
         generation = self._generation
-        client = self._client = generation.clients.authenticate(key_of(self._request))
+        client = self._client = client_of(self._request, generation.clients)
         raw = json_body(self._request, generation.graph.limits.request_body_bytes)
         request = self._wire = self._parsed(raw if isinstance(raw, bytes) else await raw)
         request.request_id = self._request_id

@@ -24,7 +24,7 @@ from routerd.messages import ModelRequest
 from routerd.plan import offers
 from routerd.server.chat import ModelCall, open_provider
 from routerd.server.generation import Generation, Permit
-from routerd.server.http.intake import expect_continue, json_body, key_of
+from routerd.server.http.intake import client_of, expect_continue, json_body
 from routerd.server.http.protocol import ClientProtocol, ClientStream
 from routerd.server.http.render import safe
 from routerd.server.http.upload import BytesUpload, ClientUpload, SpooledForm, read_form
@@ -97,7 +97,7 @@ class PassCall(ModelCall):
 
     async def _serve(self) -> web.StreamResponse:
         generation = self._generation
-        self._client = generation.clients.authenticate(key_of(self._request))
+        self._client = client_of(self._request, generation.clients)
         try:
             permit, passing = await self._passing()
             assert self._wire is not None

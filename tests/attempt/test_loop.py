@@ -12,7 +12,16 @@ import pytest
 
 from routerd.attempt.loop import MAX_COOLDOWN_S, Answer, Attempts, Setting
 from routerd.attempt.queue import backoff_s
-from routerd.errors import AttemptsExhausted, BadRequest, BudgetExceeded, Delivery, ErrorKind, RequestError, UpstreamError
+from routerd.errors import (
+    AttemptsExhausted,
+    BadRequest,
+    BudgetExceeded,
+    Delivery,
+    ErrorKind,
+    NoTarget,
+    RequestError,
+    UpstreamError,
+)
 from routerd.graph import Auth, Backoff, ColdRule, ColdStart, Failover, Graph, Params, Retry, Route, Secret, Timeouts
 from routerd.health import Health, View
 from routerd.messages import ModelRequest, Usage
@@ -185,6 +194,32 @@ async def test_an_empty_plan_says_that_no_target_can_be_used(talk: Make) -> None
     t.attempts.plan = ()
     assert (await t.fails()).kind is ErrorKind.CONNECT
     assert t.attempts.records == []
+
+
+async def test_who_is_drained_while_another_is_tried_is_not_asked(talk: Make) -> None:
+    t = talk(route("m", "a/x", "b/y", "c/z"), {"a": [says(500)], "c": [GOOD]})
+    drained = t.health.get("b")
+    assert drained is not None
+    play = t.script.plays["a"].pop()
+    assert play is not None
+
+    def drains(sink: Sink) -> None:
+        drained.drain(True, START_S)
+        play(sink)
+
+    t.script.plays["a"].append(drains)
+    assert text_of(await t.attempts.run()) == "Hi"
+    assert t.script.asked == ["a", "c"]
+
+
+async def test_when_all_were_drained_meanwhile_the_client_hears_that(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {})
+    drained = t.health.get("a")
+    assert drained is not None
+    drained.drain(True, START_S)
+    with pytest.raises(NoTarget):
+        await t.attempts.run()
+    assert t.script.asked == []
 
 
 # ── trying again ──

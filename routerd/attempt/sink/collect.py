@@ -1,10 +1,13 @@
-"""The sink of a unary exchange: collects the whole answer, bounded in size and time, and sets one future."""
+"""The sink of a unary exchange: collects the whole answer, bounded in size and time, and sets one future.
+
+It is its own timer: two objects that hold each other would stay, with the answer, until the collector of garbage finds them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
-from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.attempt.timer import Bounds, Ticker
 from routerd.errors import Delivery, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import WireResponse
@@ -13,10 +16,10 @@ from routerd.upstream import OVER, Exchange, Headers, protocol_fault, timeout_fa
 __all__ = ["Collect"]
 
 
-class Collect:
+class Collect(Bounds):
     """`future` gets a WireResponse or an UpstreamError."""
 
-    __slots__ = ("_body", "_exchange", "_headers", "_limit_bytes", "_status", "_ticker", "_timeouts", "_timer", "future")
+    __slots__ = ("_body", "_exchange", "_headers", "_limit_bytes", "_status", "_timeouts", "future")
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class Collect:
         cap: tuple[str, float, float],
         limit_bytes: int,
     ) -> None:
+        super().__init__(ticker, cap)
         self.future = future
         self._exchange = exchange
         self._timeouts = timeouts
@@ -34,9 +38,7 @@ class Collect:
         self._status = 0
         self._headers: Headers = []
         self._body: bytes | bytearray = b""
-        self._ticker = ticker
-        self._timer = PhaseTimer(ticker, self._expired, cap)
-        self._timer.enter("first_byte", ticker.now(), timeouts.first_byte_s)
+        self.enter("first_byte", ticker.now(), timeouts.first_byte_s)
 
     def on_head(self, status: int, headers: Headers) -> None:
         """Keep it; from here on the body must keep moving."""
@@ -58,12 +60,12 @@ class Collect:
     def on_flush(self) -> None:
         """More is to come: wait for it as long as `idle` says."""
         if self._status:
-            self._timer.enter("idle", self._ticker.now(), self._timeouts.idle_s)
+            self.enter("idle", self._ticker.now(), self._timeouts.idle_s)
 
     def on_end(self) -> None:
         """Done."""
         self._exchange = OVER
-        self._timer.stop()
+        self.stop()
         if not self.future.done():
             self.future.set_result(WireResponse(status=self._status, headers=self._headers, body=bytes(self._body)))
 
@@ -72,20 +74,21 @@ class Collect:
         if self._status not in (0, 200):
             self.on_end()
             return
-        self._timer.stop()
+        self.stop()
         if not self.future.done():
             self.future.set_exception(error)
 
-    def stop(self) -> None:
+    def leave(self) -> None:
         """Nobody waits any more."""
-        self._timer.stop()
+        self.stop()
         self._exchange.abort()
         if not self.future.done():
             self.future.cancel()
         elif not self.future.cancelled():
             self.future.exception()  # looked at: nobody else will
 
-    def _expired(self, phase: str, length_s: float) -> None:
+    def expired(self, phase: str, length_s: float) -> None:
+        """Fail: it took too long."""
         self._exchange.abort()
         fault = timeout_fault(phase, length_s, Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED)
         # `total` and `deadline` bound the request, not the endpoint: one whose answer is on its way has done nothing wrong.

@@ -32,6 +32,10 @@ def limit_fields(bill: Bill, taken: Taken) -> dict[str, str]:
 
 def limit_lines(bill: Bill, taken: Taken) -> str:
     """Return the same as header lines, for every answer: each ends with CRLF."""
+    if len(bill.told) == 1:
+        (i,) = bill.told
+        charge = bill.charges[i]
+        return _lines(charge.budget.kind, max(0, charge.limit - taken.used[i]), charge)
     least: dict[str, tuple[int, Charge]] = {}
     for i in bill.told:
         charge = bill.charges[i]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from hmac import compare_digest
 from typing import cast
 
 from aiohttp import web
@@ -14,9 +15,11 @@ from aiohttp.hdrs import AUTHORIZATION, CONTENT_TYPE
 from aiohttp.http_exceptions import HttpProcessingError
 
 from routerd.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-from routerd.server.http.protocol import ClientProtocol
+from routerd.graph import Client
+from routerd.policy import ClientIndex
+from routerd.server.http.protocol import ClientProtocol, Proven
 
-__all__ = ["BODY_IDLE_S", "expect_continue", "json_body", "key_of", "next_piece", "request_id_of"]
+__all__ = ["BODY_IDLE_S", "client_of", "expect_continue", "json_body", "key_of", "next_piece", "request_id_of"]
 
 BODY_IDLE_S = 30.0  # between two reads of a body; nginx's client_body_timeout is 60 s
 BODY_TOTAL_S = 300.0  # a 32 MiB body at 1 Mbit/s takes 268 s
@@ -31,6 +34,21 @@ def key_of(request: web.BaseRequest) -> str | None:
         scheme, _, token = value.partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
     return headers.get("X-Api-Key") or headers.get("Api-Key")
+
+
+def client_of(request: web.BaseRequest, clients: ClientIndex) -> Client | None:
+    """Return who calls; None where anybody may. Raises Unauthorized.
+
+    Whoever sends on one connection the same key again is the same: a comparison in constant time in place of a digest.
+    """
+    key, protocol = key_of(request), cast(ClientProtocol, request.protocol)
+    proven = protocol.proven
+    if proven is not None and proven.clients is clients and key and key.isascii() and compare_digest(proven.key, key):
+        return proven.client
+    client = clients.authenticate(key)
+    if key and key.isascii():
+        protocol.proven = Proven(clients, key, client)
+    return client
 
 
 def request_id_of(request: web.BaseRequest) -> str | None:

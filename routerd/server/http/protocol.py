@@ -20,9 +20,11 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from routerd.graph import Client
+from routerd.policy import ClientIndex
 from routerd.upstream import Outbox
 
-__all__ = ["ClientProtocol", "ClientStream", "DataServer", "Feeder", "Reply", "head_of"]
+__all__ = ["ClientProtocol", "ClientStream", "DataServer", "Feeder", "Proven", "Reply", "head_of"]
 
 _log = logging.getLogger("routerd.server")
 
@@ -42,6 +44,17 @@ class Feeder(Protocol):
 
     def resume(self) -> None:
         """Go on."""
+
+
+class Proven:
+    """A key that came on this connection, the index that knew it, and for whom (None: anybody may call)."""
+
+    __slots__ = ("client", "clients", "key")
+
+    def __init__(self, clients: ClientIndex, key: str, client: Client | None) -> None:
+        self.clients = clients
+        self.key = key
+        self.client = client
 
 
 class Clock:
@@ -89,7 +102,8 @@ class Reply:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         protocol = cast(ClientProtocol, request.protocol)
-        await protocol.taken()
+        if protocol.writing_paused:
+            await protocol.taken()
         self.keep_alive = self.keep_alive and request.keep_alive
         head = head_of(self.status, self.fields, keep_alive=self.keep_alive)
         length = b"" if self.status == 204 else b"content-length: %d\r\n" % len(self.body)
@@ -181,7 +195,7 @@ class ClientStream:
 class ClientProtocol(web.RequestHandler):
     """One client connection. `feeder` is set while a stream runs on it."""
 
-    __slots__ = ("feeder", "outbox", "render_error")
+    __slots__ = ("feeder", "outbox", "proven", "render_error")
 
     def __init__(
         self, manager: web.Server, *, outbox: Outbox, render_error: Callable[[web.BaseRequest, int, str], Reply], **kwargs: Any
@@ -189,6 +203,7 @@ class ClientProtocol(web.RequestHandler):
         super().__init__(manager, **kwargs)
         self.feeder: Feeder | None = None
         self.outbox = outbox
+        self.proven: Proven | None = None
         self.render_error = render_error
 
     def feed(self, feeder: Feeder) -> None:

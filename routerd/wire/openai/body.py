@@ -41,6 +41,7 @@ _SYSTEM_ROLES = frozenset({"system", "developer"})
 _LIMIT_TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _NULL = b"null"
 _BRACKET = ord("[")
+_N = ord("n")
 _BLANK_OR_CLOSE = frozenset(b" \t\r\n]")
 
 # The recursion limit counts the caller's frames too: what parsed once can still be too deep for a second look.
@@ -158,11 +159,11 @@ def _check_content(fields: Mapping[str, msgspec.Raw], operation: str) -> None:
     if key is None:
         return
     raw = fields.get(key)
-    if raw is None or memoryview(raw) == _NULL:
+    view = memoryview(raw) if raw is not None else _NULL
+    if view[0] == _N:  # the only JSON that begins so is `null`
         raise BadRequest(f"You must provide `{key}`.", param=key)
     if operation != "chat":
         return
-    view = memoryview(raw)
     if view[0] != _BRACKET:
         raise BadRequest("`messages` must be an array.", param="messages")
     if view[1] in _BLANK_OR_CLOSE and bytes(view[1:]).lstrip(b" \t\r\n")[:1] == b"]":

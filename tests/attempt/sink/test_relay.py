@@ -526,7 +526,7 @@ async def test_a_whole_answer_whose_request_is_cancelled_leaves_the_exchange_alo
     sink.on_body(b"{}")
     sink.on_flush()
     sink.on_end()
-    sink.stop()
+    sink.leave()
     assert exchange.calls == []
 
 
