@@ -6,6 +6,7 @@ are moments. Days are answered from the sums, which are kept for ever; moments f
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,7 +43,12 @@ def period_of(since: str, until: str, now_ms: int) -> Period:
 
 def day_of(at_ms: int) -> str:
     """Return the day (UTC) of a moment, as YYYY-MM-DD."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=min(max(0, at_ms), _LAST_MS))).strftime("%Y-%m-%d")
+    return _day(min(max(0, at_ms), _LAST_MS) // DAY_MS)
+
+
+@functools.lru_cache(maxsize=64)
+def _day(number: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=number)).strftime("%Y-%m-%d")
 
 
 def _moment(text: str, now_ms: int, what: str) -> int:

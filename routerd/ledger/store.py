@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from routerd.errors import RouterdError
@@ -143,10 +144,9 @@ class Store:
     def _write(self, batches: Iterable[Batch]) -> int:
         rows: list[tuple[Any, ...]] = []
         for batch in batches:
-            known = {row[0] for row in self._run(_KNOWN, (batch.run, batch.first, batch.first + batch.count)).fetchall()}
-            for seq, entry in enumerate(decode(batch.data), batch.first):
-                if seq not in known:
-                    rows.append((batch.run, seq, *entry))
+            run = batch.run
+            known = {row[0] for row in self._run(_KNOWN, (run, batch.first, batch.first + batch.count)).fetchall()}
+            rows += [(run, seq, *entry) for seq, entry in enumerate(decode(batch.data), batch.first) if seq not in known]
         if rows:
             self._many(_INSERT, rows)
             self._many(_ADD, _daily(rows))
@@ -198,20 +198,25 @@ class Store:
 
 
 _AT = {name: i + 2 for i, name in enumerate(Entry._fields)}
-_KEY_AT = tuple(_AT[name] for name in _KEY[1:])
-_SUM_AT = tuple(_AT[name] for name in SUMS[2:])
+_at_ms, _outcome = itemgetter(_AT["at_ms"]), itemgetter(_AT["outcome"])
+_names = itemgetter(*(_AT[name] for name in _KEY[1:]))
+_summed = tuple(itemgetter(_AT[name]) for name in SUMS[2:])
 
 
 def _daily(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Return the sums of rows, in order of their keys: two hosts never wait for each other in a ring."""
-    sums: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
     for row in rows:
-        total = sums[(day_of(row[_AT["at_ms"]]), *[row[at] for at in _KEY_AT])]
-        total[0] += 1
-        total[1] += row[_AT["outcome"]] == "ok"
-        for i, at in enumerate(_SUM_AT, 2):
-            total[i] = min(MOST, total[i] + row[at])
-    return [(*key, *sums[key]) for key in sorted(sums)]
+        alike[(day_of(_at_ms(row)), *_names(row))].append(row)
+    return [
+        (
+            *key,
+            len(same),
+            sum([_outcome(row) == "ok" for row in same]),
+            *[min(MOST, sum(map(column, same))) for column in _summed],
+        )
+        for key, same in sorted(alike.items(), key=itemgetter(0))
+    ]
 
 
 def check_url(url: str) -> str:
