@@ -132,7 +132,7 @@ def explain(
     planned = plan.order(resolved.captured, view, random.Random(0), now_s, operation, key)
     lines, overflow = _listed(writer, plan, planned, operation), []
     if plan.overflow is not None:
-        instead = plan.order_overflow(resolved.captured, view, random.Random(0), now_s, operation, key)
+        instead = plan.order(resolved.captured, view, random.Random(0), now_s, operation, key, overflow=True)
         overflow = _listed(writer.of_overflow(), plan.overflow, instead, operation)
     return Explanation(
         asked=model,

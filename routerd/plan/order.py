@@ -177,27 +177,30 @@ class RoutePlan:
         now_s: float,
         operation: str = "chat",
         key: int = 0,
+        *,
+        overflow: bool = False,
     ) -> Sequence[Planned]:
         """Return the entries that offer `operation` (empty: whatever it is), in the order to try them, all but the drained.
 
         `captured` is what the pattern of the route matched; `key` is looked at where `needs_key` (plan.affinity).
-        Raises BadRequest where there are entries, but none offers it.
+        Raises BadRequest where there are entries, but none offers it. `overflow`: the order for a prompt that is too long;
+        nobody where there is no such chain, or none there offers it.
         """
+        if overflow:
+            if self.overflow is None:
+                return ()
+            try:
+                more = self.overflow.order(captured, health, rng, now_s, operation, key)
+            except BadRequest:
+                return ()
+            return [replace(entry, index=len(self.entries) + entry.index) for entry in more]
         planned: Sequence[Planned] = self.entries
         if self._single:
             standing = health.standing(self._names[0], now_s) if planned else None
             if standing is not None and standing.rank == DRAINED:
                 planned = ()
         else:
-            look = _Look(health, rng, now_s, key)
-            self._rank(look)
-            ranks = look.ranks
-            if self._balanced:
-                planned = self._balance(look)
-            elif ranks is not None:
-                planned = tuple(sorted(planned, key=lambda entry: ranks[entry.index]))
-            if ranks is not None and ranks[planned[-1].index] == DRAINED:
-                planned = tuple(entry for entry in planned if ranks[entry.index] != DRAINED)
+            planned = self._by_rank(_Look(health, rng, now_s, key))
         if operation and (self._picky or operation in NEVER_ASSUMED):
             able = self._able(operation)
             if len(able) < len(self.entries):
@@ -206,23 +209,17 @@ class RoutePlan:
             return [_filled(entry, captured) for entry in planned]
         return planned
 
-    def order_overflow(
-        self,
-        captured: tuple[str, ...],
-        health: HealthView,
-        rng: random.Random,
-        now_s: float,
-        operation: str = "chat",
-        key: int = 0,
-    ) -> Sequence[Planned]:
-        """Return the order for a prompt that is too long; nobody where there is no such chain, or none offers `operation`."""
-        if self.overflow is None:
-            return ()
-        try:
-            planned = self.overflow.order(captured, health, rng, now_s, operation, key)
-        except BadRequest:
-            return ()
-        return [replace(entry, index=len(self.entries) + entry.index) for entry in planned]
+    def _by_rank(self, look: _Look) -> Sequence[Planned]:
+        """Return the entries, balanced, the worse ones behind the better, without the drained."""
+        self._rank(look)
+        planned, ranks = self.entries, look.ranks
+        if self._balanced:
+            planned = self._balance(look)
+        elif ranks is not None:
+            planned = tuple(sorted(planned, key=lambda entry: ranks[entry.index]))
+        if ranks is not None and ranks[planned[-1].index] == DRAINED:
+            planned = tuple(entry for entry in planned if ranks[entry.index] != DRAINED)
+        return planned
 
     def _able(self, operation: str) -> frozenset[int]:
         """Return the numbers of the entries that offer an operation."""

@@ -215,7 +215,7 @@ class ModelCall(Story):
         """Return the targets for a prompt that is too long for the others, in the order to try them."""
         plan, shared = permit.lane.plan, self._shared
         operation, key = self._asked_for(plan)
-        return plan.order_overflow(permit.captured, self._generation.health, shared.rng, time.monotonic(), operation, key)
+        return plan.order(permit.captured, self._generation.health, shared.rng, time.monotonic(), operation, key, overflow=True)
 
     def _asked_for(self, plan: RoutePlan) -> tuple[str, int]:
         """Return the operation that a target must offer, and the key of what belongs together."""

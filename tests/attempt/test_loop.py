@@ -85,7 +85,7 @@ class Talk:
             ModelRequest(operation="chat", path="chat/completions", model="m", body={}, stream=stream, arrived_at_s=START_S),
             {"messages": []},
             compiled.order((), self.health, rng, START_S),
-            overflow=lambda: compiled.order_overflow((), self.health, rng, START_S),
+            overflow=lambda: compiled.order((), self.health, rng, START_S, overflow=True),
             reserve=self.reserve,  # type: ignore[arg-type]
         )
 

@@ -275,7 +275,7 @@ def test_the_overflow_is_numbered_on_and_ordered_by_its_own_rules() -> None:
     compiled = RoutePlan(graph(made := route("x-*", "a/{1}", overflow=route("o", "b/{1}", "p/long").chain), providers=(p,)), made)
     assert [entry.index for entry in compiled.every] == [0, 1, 2, 3]
     assert [entry.model for entry in compiled.order(("7",), Fixed(), random.Random(0), 0.0)] == ["7"]
-    found = compiled.order_overflow(("7",), Fixed(cooling={"b": 9.0}), random.Random(0), 0.0)
+    found = compiled.order(("7",), Fixed(cooling={"b": 9.0}), random.Random(0), 0.0, overflow=True)
     assert sorted((entry.endpoint.name, entry.model) for entry in found) == [("b", "7"), ("p1", "long"), ("p2", "long")]
     assert found[-1].endpoint.name == "b"
     assert all(compiled.every[entry.index].endpoint is entry.endpoint for entry in found)
@@ -284,5 +284,5 @@ def test_the_overflow_is_numbered_on_and_ordered_by_its_own_rules() -> None:
 def test_without_an_overflow_or_an_offer_there_is_none() -> None:
     picky = provider("picky", offers={"embedding": "embeddings"})
     made = route("m", "a/x", overflow=route("o", "picky/x").chain)
-    assert RoutePlan(graph(made, providers=(picky,)), made).order_overflow((), Fixed(), random.Random(0), 0.0) == ()
-    assert RoutePlan(graph(plain := route("m", "a/x")), plain).order_overflow((), Fixed(), random.Random(0), 0.0) == ()
+    assert RoutePlan(graph(made, providers=(picky,)), made).order((), Fixed(), random.Random(0), 0.0, overflow=True) == ()
+    assert RoutePlan(graph(plain := route("m", "a/x")), plain).order((), Fixed(), random.Random(0), 0.0, overflow=True) == ()

@@ -13,6 +13,7 @@ from typing import cast
 from aiohttp import web
 from aiohttp.hdrs import AUTHORIZATION, CONTENT_TYPE
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import istr
 
 from routerd.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from routerd.graph import Client
@@ -24,6 +25,7 @@ __all__ = ["BODY_IDLE_S", "client_of", "expect_continue", "json_body", "key_of",
 BODY_IDLE_S = 30.0  # between two reads of a body; nginx's client_body_timeout is 60 s
 BODY_TOTAL_S = 300.0  # a 32 MiB body at 1 Mbit/s takes 268 s
 MAX_ID_CHARS = 128
+_REQUEST_ID = istr("X-Request-Id")  # folded once, not at every look
 
 
 def key_of(request: web.BaseRequest) -> str | None:
@@ -53,7 +55,7 @@ def client_of(request: web.BaseRequest, clients: ClientIndex) -> Client | None:
 
 def request_id_of(request: web.BaseRequest) -> str | None:
     """Return the id the client chose, if it is fit for headers and logs."""
-    value = request.headers.get("X-Request-Id")
+    value = request.headers.get(_REQUEST_ID)
     if value and len(value) <= MAX_ID_CHARS and value.isascii() and value.isprintable():
         return value
     return None
