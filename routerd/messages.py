@@ -82,6 +82,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True):
     after_s: float = 0.0  # from the request's arrival to the begin of this attempt
     duration_s: float = 0.0
     message: str = ""
+    response_model: str | None = None  # as the upstream called it in a whole answer; foreign text
 
 
 class Taken(NamedTuple):

@@ -292,6 +292,7 @@ class Attempts:
         body, decoded = speech.dialect.decode(response.body, speech.call)
         if decoded.error is not None:
             raise fault_error(decoded.error, response.status, response.body)
+        self.records[-1].response_model = decoded.response_model
         if speech.client is not None:
             body = speech.client.answer(body, self.request)
         return Answer(planned, body=body, decoded=decoded, dropped=speech.encoded.dropped)

@@ -151,6 +151,12 @@ async def test_targets_are_asked_in_order_until_one_answers_and_each_try_is_told
     assert answer.planned.target.label == "c/z"
 
 
+async def test_a_whole_answer_tells_which_model_its_upstream_named(talk: Make) -> None:
+    t = talk(route("m", "a/x"), {"a": [whole(200, json.dumps({**completion("Hi"), "model": "x-2025"}).encode())]})
+    await t.attempts.run()
+    assert [r.response_model for r in t.attempts.records] == ["x-2025"]
+
+
 async def test_each_target_is_asked_for_its_own_model_with_its_own_parameters(talk: Make) -> None:
     forced = target("b/y", params=Params(force={"temperature": 0}))
     t = talk(route("m", "a/x", forced), {"a": [DEAD], "b": [GOOD]})

@@ -36,6 +36,7 @@ EVERY_S = 1.0
 ENCODED_A_STEP = 10  # requests encoded before other callbacks run: below 1 ms
 TIMEOUT_S = 10.0
 TRIES = 3
+MOST_MODEL_CHARS = 256  # of a name that an upstream gives; the longest public model ids are under 100
 LAST_WORDS_S = 2.0  # for what waits when the worker ends
 LATER = frozenset({429, 502, 503, 504})  # the collector may take it in a moment (OTLP/HTTP, section Retryable Response Codes)
 
@@ -208,6 +209,7 @@ def _of_attempt(operation: str, attempt: AttemptRecord, record: AccessRecord | N
     return {
         "gen_ai.operation.name": operation,
         "gen_ai.request.model": attempt.model,
+        "gen_ai.response.model": (attempt.response_model or "")[:MOST_MODEL_CHARS],
         "gen_ai.provider.name": attempt.provider,
         "gen_ai.usage.input_tokens": record.input_tokens if record is not None else None,
         "gen_ai.usage.output_tokens": record.output_tokens if record is not None else None,

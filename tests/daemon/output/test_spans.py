@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routerd.daemon.output.spans import QUEUE_MAX, Ended, SpanExporter, spans_of
+from routerd.daemon.output.spans import MOST_MODEL_CHARS, QUEUE_MAX, Ended, SpanExporter, spans_of
 from routerd.messages import AttemptRecord
 from routerd.observe import AccessRecord, Metrics
 
@@ -48,3 +48,12 @@ async def test_a_client_s_mistake_is_no_failure_of_the_request() -> None:
     (request,) = spans_of(ended(AccessRecord(1700000000.0, status=404, outcome="client_error", error_type="policy_no_route")))
     assert not request.failed
     assert request.attributes["error.type"] == "policy_no_route"
+
+
+async def test_an_attempt_tells_the_model_that_its_upstream_named_cut_to_a_bounded_length() -> None:
+    named, silent = attempt("upstream_5xx"), attempt(number=2)
+    named.response_model = "m-2025" + "x" * 1000
+    _, first, last = spans_of(ended(AccessRecord(1700000000.0), named, silent))
+    told = first.attributes["gen_ai.response.model"]
+    assert (told.startswith("m-2025x"), len(told)) == (True, MOST_MODEL_CHARS)
+    assert not last.attributes["gen_ai.response.model"]
