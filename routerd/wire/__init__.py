@@ -1,9 +1,9 @@
 """Bytes <-> meaning, per provider dialect. Sans-I/O: no sockets, no clock, no logging; bytes in, facts or bytes out.
 
-One package a dialect (`openai`, `anthropic`, `gemini`, `ollama`, `template`) behind the seam of `dialect` and named in the table
-of `dialects`; `client` is the same seam on the client's side. What they share: `sse` (stream framing), `faults` (status + body ->
-error kind, when to come back), `translation` (between OpenAI's form and others), `foreign` (JSON that others wrote). Beside them:
-`form` (uploads), `listing` (what control reads from providers), `simulator`.
+One package a dialect (`openai`, `anthropic`, `gemini`, `ollama`, `cohere`, `template`) behind the seam of `dialect` and named in
+the table of `dialects`; `client` is the same seam on the client's side. What they share: `sse` and `framing` (where a piece of a
+stream ends), `faults` (status + body -> error kind, when to come back), `translation` (between OpenAI's form and others),
+`foreign` (JSON that others wrote). Beside them: `form` (uploads), `listing` (what control reads from providers), `simulator`.
 What reads foreign bytes raises BadRequest (a client's) or ProtocolFault (an upstream's), and nothing else.
 """
 

@@ -29,6 +29,12 @@ def _ollama(_: Provider) -> Dialect:
     return OllamaDialect()
 
 
+def _cohere(_: Provider) -> Dialect:
+    from routerd.wire.cohere import CohereDialect
+
+    return CohereDialect()
+
+
 def _template(provider: Provider) -> Dialect:
     from routerd.wire.template import TemplateDialect
 
@@ -42,6 +48,7 @@ _MAKERS: Mapping[str, Callable[[Provider], Dialect]] = {
     "anthropic": _anthropic,
     "gemini": _gemini,
     "ollama": _ollama,
+    "cohere": _cohere,
     "template": _template,
 }
 

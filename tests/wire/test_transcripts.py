@@ -15,9 +15,6 @@ from tests.wire.transcripts import ROOT, Recorded, load
 
 ALL = load("*/*.json")
 LISTS = load("lists/*/*.json")
-# Recorded, but not copied. Cohere's own /v2/chat is no dialect of routerd's: its preset asks Cohere's OpenAI-compatible API. Its
-# errors are the same on both and are here.
-NOT_USED = ("cohere/chat_basic", "cohere/chat_stream", "cohere/chat_stream_tool")
 COUNT = 123  # of all that were collected
 OTHER_OPERATIONS = {"openai/embeddings": "embedding"}
 
@@ -27,16 +24,14 @@ def listed_sources() -> set[str]:
     return {name.removesuffix(".json") for name in re.findall(r"[a-z]+/[a-z0-9_/]+\.json", (ROOT / "SOURCES.md").read_text())}
 
 
-def test_every_recording_is_here_or_has_a_reason_not_to_be() -> None:
-    assert len(ALL) + len(LISTS) + len(NOT_USED) == COUNT
-    here = {one.name for one in ALL} | {f"lists/{one.name}" for one in LISTS}
-    assert here & set(NOT_USED) == set()
-    assert here == listed_sources()
+def test_every_recording_is_here_and_says_where_it_is_from() -> None:
+    assert len(ALL) + len(LISTS) == COUNT
+    assert {one.name for one in ALL} | {f"lists/{one.name}" for one in LISTS} == listed_sources()
 
 
 def dialect_of(recorded: Recorded) -> Any:
     family = recorded.name.partition("/")[0]
-    name = family if family in ("anthropic", "gemini", "ollama") else "openai"
+    name = family if family in ("anthropic", "cohere", "gemini", "ollama") else "openai"
     return make_dialect(Provider(name="p", dialect=name, endpoints=(Endpoint(name="p", provider="p", url="http://p"),)))
 
 

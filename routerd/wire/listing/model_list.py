@@ -2,8 +2,8 @@
 
 The list stands in `data` (OpenAI and most others; llama.cpp gives `models` as well), in `models` (Gemini, Ollama), or is the
 whole answer (Together). A model is named by `id`, `model` or `name`; Gemini's `models/` in front is no part of its name. All else
-may be missing. Pages: Anthropic's `has_more` and `last_id`, Gemini's `nextPageToken`, and a `page=1` in the configured path (one
-with fewer than `per_page` is the last).
+may be missing. Pages: Anthropic's `has_more` and `last_id`, Gemini's `nextPageToken`, Cohere's `next_page_token`, and a `page=1`
+in the configured path (one with fewer than `per_page` is the last).
 Whether a model chats is told from what the list says of it, else from its name; in doubt it does.
 """
 
@@ -19,8 +19,11 @@ import msgspec
 __all__ = ["Listed", "Page", "list_path", "next_path", "read_page"]
 
 MAX_ID_CHARS = 256  # what a client may ask for is no longer
-# The largest pages that each takes: Anthropic's API reference (List Models), Gemini's (models.list).
-_PATHS = {"anthropic": "v1/models?limit=1000", "gemini": "models?pageSize=1000", "ollama": "api/tags"}
+# The largest pages that each takes: Anthropic's API reference (List Models), Gemini's (models.list), Cohere's.
+_PATHS = {
+    "anthropic": "v1/models?limit=1000", "gemini": "models?pageSize=1000", "ollama": "api/tags",
+    "cohere": "v1/models?page_size=1000",
+}  # fmt: skip
 _CHAT_TYPES = frozenset({"chat", "text", "llm", "vlm", "model", "text-generation", "image-text-to-text", "conversational"})
 _OTHER_TYPES = frozenset(
     {
@@ -97,10 +100,14 @@ def _models(rows: list[Any]) -> Iterator[Listed]:
 
 
 def _more(fields: Mapping[str, Any]) -> Mapping[str, str]:
-    last, token = fields.get("last_id"), fields.get("nextPageToken")
+    last = fields.get("last_id")
     if fields.get("has_more") is True and isinstance(last, str) and last:
         return {"after_id": last}
-    return {"pageToken": token} if isinstance(token, str) and token else {}
+    for told, asked in (("nextPageToken", "pageToken"), ("next_page_token", "page_token")):
+        token = fields.get(told)
+        if isinstance(token, str) and token:
+            return {asked: token}
+    return {}
 
 
 def _chats(model: Mapping[str, Any], name: str) -> bool:

@@ -144,6 +144,7 @@ class Choice:
     thoughts: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
+    citations: list[Any] = field(default_factory=list)
     finish_reason: str = "stop"
     logprobs: Any = None
     extra_content: Any = None
@@ -158,6 +159,8 @@ class Choice:
             message["tool_calls"] = self.tool_calls
         if self.images:
             message["images"] = self.images
+        if self.citations:
+            message["citations"] = self.citations
         if self.extra_content is not None:
             message["extra_content"] = self.extra_content
         return message

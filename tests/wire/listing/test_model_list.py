@@ -64,6 +64,8 @@ def test_pages_go_on_as_each_provider_has_it() -> None:
     assert next_path("v1/models?limit=1000&after_id=claude-x", last) == ""
     gemini = read_page(b'{"models": [{"name": "models/g"}], "nextPageToken": "a/b="}')
     assert next_path("models?pageSize=1000", gemini) == "models?pageSize=1000&pageToken=a%2Fb%3D"
+    cohere = read_page(b'{"models": [{"name": "command-x", "endpoints": ["chat"]}], "next_page_token": "t"}')
+    assert next_path("v1/models?page_size=1000", cohere) == "v1/models?page_size=1000&page_token=t"
     numbered = read_page(b'{"data": [{"id": "a"}]}')
     assert next_path("models?page=1&per_page=1", numbered) == "models?page=2&per_page=1"
     assert next_path("models?page=1&per_page=1000", numbered) == ""  # it is not full

@@ -35,10 +35,12 @@ CAPABLE: Mapping[str, frozenset[str]] = {
     "anthropic": frozenset({"chat", "count_tokens"}),
     "gemini": frozenset({"chat", "completion", "embedding"}),
     "ollama": frozenset({"chat", "completion", "embedding"}),
+    "cohere": frozenset({"chat", "completion", "embedding", "rerank"}),
     "template": frozenset({"chat", "completion"}),
 }
 _SIMULATED = {"chat": "chat/completions", "completion": "completions", "embedding": "embeddings"}
-_NATIVE = frozenset({"message", "model", "file", "tokenize"})  # asked of a provider in its own words, never translated
+# Asked of a provider in its own words, never translated.
+_NATIVE = frozenset({"message", "model", "file", "tokenize", "transcription"})
 
 
 def offers(build: Build, path: Path, body: Mapping[str, Any], dialect: str) -> dict[str, str]:
