@@ -207,12 +207,16 @@ class RelayScan:
         choices = chunk.choices
         if choices:
             for choice in choices:
-                if choice.finish_reason is not None:
+                if choice.finish_reason:  # some engines write "" until the end
+                    if choice.finish_reason == "error":
+                        return self._failed({"message": "the generation ended with an error"})
                     self._ended.add(choice.index)
                     self.finished = self._ended >= self._seen and len(self._ended) >= self._choices
                 elif choice.index not in self._seen:
                     self._seen.add(choice.index)
                     self.finished = False
+        elif choices is None and payload.find(b'"message"') >= 0 and self._flat_error(payload):
+            return False
         if chunk.usage is not None:
             usage = read_usage(chunk.usage)
             if usage is not None:
@@ -233,6 +237,14 @@ class RelayScan:
         self.content = True
         return True
 
+    def _flat_error(self, payload: bytes) -> bool:
+        """Tell an error whose fields stand at the top (older vLLM, Mistral) from other objects without choices."""
+        value = read_json(payload)
+        found = value.get("object") == "error" or (isinstance(value.get("message"), str) and "code" in value)
+        if found:
+            self._failed(value)
+        return found
+
     def _failed(self, error: Any) -> bool:
         if not self.finished:
             self.fault = StreamFault("the upstream reported an error inside its stream", error)
@@ -243,7 +255,7 @@ class RelayScan:
         if isinstance(chunk.model, str):
             self.model = chunk.model
         for choice in chunk.choices or ():
-            if choice.finish_reason is not None or choice.text or _says_something(choice.delta):
+            if choice.finish_reason or choice.text or _says_something(choice.delta):
                 self.content = True
         return chunk
 

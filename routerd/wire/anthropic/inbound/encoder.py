@@ -142,6 +142,7 @@ class MessagesEncoder:
 
     __slots__ = (
         "_call",
+        "_call_id",
         "_details",
         "_field",
         "_frames",
@@ -167,6 +168,7 @@ class MessagesEncoder:
         self._index = -1  # and its number
         self._heads = b""  # of its deltas
         self._call: int | None = None  # the OpenAI index of the tool call that is open
+        self._call_id: str | None = None
         self._seen: set[int | None] = set()  # of all so far
         self._field = ""  # where thinking came in
         self._details: list[Any] = []
@@ -243,7 +245,7 @@ class MessagesEncoder:
                 continue
             if choice.delta is not None:
                 self._delta(choice.delta, out)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # some engines write "" until the end
                 self._stop = choice.finish_reason
 
     def _delta(self, delta: _Delta, out: list[bytes]) -> None:
@@ -274,12 +276,14 @@ class MessagesEncoder:
         index = call.index
         if index is None:  # Gemini's OpenAI form: whole calls without a number
             index = len(self._seen) if call.id or function.name else self._call
-        if self._open != "tool_use" or index != self._call:
-            if index in self._seen:
+        another = bool(call.id and function.name) and call.id != self._call_id  # some number all of them 0
+        if self._open != "tool_use" or index != self._call or another:
+            if index in self._seen and not another:
                 raise _Interleaved
             self._seen.add(index)
             self._call = index
-            name = call.id or f"toolu_{len(self._seen)}"
+            self._call_id = call.id
+            name = call.id or f"toolu_{self._index + 1}"
             opening = {"type": "tool_use", "id": name, "name": function.name or "", "input": {}}
             self._open_block("tool_use", _encode(opening), out)
         if raw := _arguments(function):

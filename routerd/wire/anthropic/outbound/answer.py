@@ -2,7 +2,8 @@
 
 Text blocks are joined to `content` (null where there are none); tool calls keep their input's own JSON text; thinking is
 `reasoning_content`, and again, with its signature, in `reasoning_details`: send that back and `prompt` restores the blocks, which
-the API demands in a tool loop. Blocks of server tools say nothing to an OpenAI client and stay out.
+the API demands in a tool loop. Citations stand beside the text, as they came. Blocks of server tools say nothing to an OpenAI
+client and stay out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from routerd.wire.faults.classify import classify_value
 from routerd.wire.foreign import read_json
 from routerd.wire.openai.answer import UnaryAnswer
 
-__all__ = ["Block", "Message", "decode", "mend", "read_message", "refusal_of", "thinking_detail"]
+__all__ = ["Block", "Message", "decode", "mend", "named", "read_message", "refusal_of", "thinking_detail"]
 
 EMPTY = msgspec.Raw(b"")
 
@@ -32,13 +33,14 @@ class Block(msgspec.Struct):
     """One content block of any kind."""
 
     type: str = ""
-    text: str = ""
-    thinking: str = ""
-    signature: str = ""
-    data: str = ""
-    id: str = ""
-    name: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: Any = None
+    id: Any = None
+    name: Any = None
     input: msgspec.Raw = EMPTY
+    citations: Any = None
 
 
 class Message(msgspec.Struct):
@@ -131,12 +133,14 @@ def _openai_message(message: Message) -> tuple[dict[str, Any], str]:
     texts: list[str] = []
     thoughts: list[str] = []
     details: list[dict[str, Any]] = []
+    citations: list[Any] = []
     calls: list[dict[str, Any]] = []
     for block in message.content or ():
         if block.type == "text":
-            texts.append(block.text)
+            texts.append(block.text or "")
+            citations += block.citations if isinstance(block.citations, list) else ()
         elif block.type == "thinking":
-            thoughts.append(block.thinking)
+            thoughts.append(block.thinking or "")
             details.append(thinking_detail(block, len(details)))
         elif block.type == "redacted_thinking":
             details.append(thinking_detail(block, len(details)))
@@ -145,13 +149,16 @@ def _openai_message(message: Message) -> tuple[dict[str, Any], str]:
             if block.name == JSON_TOOL:
                 texts.append(arguments)
             else:
-                calls.append({"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}})
+                function = {"name": named(block.name), "arguments": arguments}
+                calls.append({"id": named(block.id), "type": "function", "function": function})
     out: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None}
     out["refusal"] = refusal_of(message.stop_reason, message.stop_details)
     if any(thoughts):
         out["reasoning_content"] = "".join(thoughts)
     if details:
         out["reasoning_details"] = details
+    if citations:
+        out["citations"] = citations
     if calls:
         out["tool_calls"] = calls
     finish = FINISH_OF_STOP.get(message.stop_reason if isinstance(message.stop_reason, str) else "", "stop")
@@ -160,14 +167,19 @@ def _openai_message(message: Message) -> tuple[dict[str, Any], str]:
     return out, finish
 
 
+def named(value: Any) -> str:
+    """Return a name or an id, empty where it is no text."""
+    return value if isinstance(value, str) else ""
+
+
 def thinking_detail(block: Block, index: int) -> dict[str, Any]:
     """Return a thinking block as an entry of reasoning_details."""
     if block.type == "redacted_thinking":
         return {"type": "reasoning.encrypted", "data": block.data, "format": DETAILS_FORMAT, "index": index}
     return {
         "type": "reasoning.text",
-        "text": block.thinking,
-        "signature": block.signature,
+        "text": block.thinking or "",
+        "signature": block.signature or "",
         "format": DETAILS_FORMAT,
         "index": index,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from routerd.wire.anthropic.outbound.answer import Block, mend, refusal_of, thinking_detail
+from routerd.wire.anthropic.outbound.answer import Block, mend, named, refusal_of, thinking_detail
 from routerd.wire.anthropic.outbound.tools import JSON_TOOL
 from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts
 from routerd.wire.dialect import Call
@@ -32,7 +32,8 @@ class _Delta(msgspec.Struct, gc=False):
     text: msgspec.Raw = _EMPTY
     partial_json: msgspec.Raw = _EMPTY
     thinking: msgspec.Raw = _EMPTY
-    signature: str = ""
+    signature: str | None = None
+    citation: Any = None
     stop_reason: Any = None
     stop_details: Any = None
 
@@ -128,6 +129,8 @@ class MessagesScan(TranslatedScan):
                 out.append(self._head + b'{"reasoning_content":' + raw + _CHUNK_END)
         elif kind == "signature_delta":
             self._block.signature = delta.signature
+        elif kind == "citations_delta" and delta.citation:
+            out.append(self._chunk({"citations": [delta.citation]}))
 
     def _message_start(self, event: Event, out: Said) -> None:
         message = event.message if isinstance(event.message, dict) else {}
@@ -148,8 +151,8 @@ class MessagesScan(TranslatedScan):
             self._has_tools = self._has_tools or block.name != JSON_TOOL
             self.content = True
             if block.name != JSON_TOOL:
-                call = {"index": self._tools, "id": block.id, "type": "function"}
-                out.append(self._chunk({"tool_calls": [{**call, "function": {"name": block.name, "arguments": ""}}]}))
+                call = {"index": self._tools, "id": named(block.id), "type": "function"}
+                out.append(self._chunk({"tool_calls": [{**call, "function": {"name": named(block.name), "arguments": ""}}]}))
         elif block.type == "text" and block.text:
             self.content = True
             out.append(self._chunk({"content": block.text}))
