@@ -19,6 +19,7 @@ from routerd.plan.discovered import ModelNews, found_names
 from routerd.plan.explain import Explanation, Origins, Setting, TargetLine, ThoughtAway, explain
 from routerd.plan.order import HealthView, Planned, RoutePlan, Skipped, offers, skipped
 from routerd.plan.resolve import Resolved, Resolver, direct_route, offered_names, resolve
+from routerd.plan.suggest import Suggester
 
 __all__ = [
     "SESSION",
@@ -33,6 +34,7 @@ __all__ = [
     "RoutePlan",
     "Setting",
     "Skipped",
+    "Suggester",
     "TargetLine",
     "ThoughtAway",
     "affinity_key",

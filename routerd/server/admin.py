@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp_sse import sse_response
 
 from routerd import VERSION_HEADER, __version__
+from routerd.plan import Suggester
 from routerd.server.ui import page
 
 __all__ = ["Happening", "Operator", "Reading", "admin_app"]
@@ -38,6 +39,7 @@ PAGES = {
     "POST /-/endpoints/{name}/undrain": "let it come back",
 }
 PING_S = 15.0  # a comment, so that proxies and readers know that the line is up
+NAMES_TOLD = 20  # GET /-/status has them all
 INVALID = 422  # the configuration is wrong; what served before still serves
 FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 
@@ -250,8 +252,19 @@ class _Pages:
         name = request.match_info["name"]
         found = self._operator.drain_endpoint(name, drained)
         if found is None:
-            return _json({"error": f"there is no endpoint {name!r}; GET /-/status lists them"}, status=404)
+            return _json({"error": _no_endpoint(name, self._operator.status()["endpoints"])}, status=404)
         return _json(found)
+
+
+def _no_endpoint(name: str, endpoints: Sequence[Mapping[str, Any]]) -> str:
+    """Say that there is no such endpoint, and which was meant."""
+    names = [str(one["endpoint"]) for one in endpoints]
+    own = [str(one["endpoint"]) for one in endpoints if one["provider"] == name]
+    if own:
+        return f"{name!r} is a provider with the endpoints {', '.join(own)}; name one of them"
+    closest = Suggester(names).closest(name)
+    meant = f"did you mean {closest!r}?" if closest else "there are: " + (", ".join(names[:NAMES_TOLD]) or "none")
+    return f"there is no endpoint {name!r}; {meant}"
 
 
 def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:

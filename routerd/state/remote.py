@@ -101,6 +101,7 @@ class RemoteCounters:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._up = False
+        self._silence = ""  # why there is no answer, as it was logged
         self._ups = 0  # how often the server came: what was sent before says nothing about it now
         self._takes: list[_Take] = []
         self._corrections: list[_Correction] = []
@@ -310,9 +311,13 @@ class RemoteCounters:
                 await self._redis.connection_pool.disconnect(inuse_connections=False)  # they lead to the server that went
                 await self._load()
         except (RedisError, OSError, TimeoutError) as exc:
-            log.debug("no answer from the shared counters: %s", type(exc).__name__)
+            why = _reason(exc)
+            if why != self._silence:  # once: it is asked again each second
+                self._silence = why
+                log.warning("no answer from the shared counters: %s", why)
             return
         self._up = True
+        self._silence = ""
         self._ups += 1
         log.info("the shared counters answer")
         self._changed(True)
@@ -335,6 +340,27 @@ class RemoteCounters:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _reason(exc: BaseException) -> str:
+    """Return why the server does not answer, without its address: that may hold a password."""
+    texts = []
+    one: BaseException | None = exc
+    while one is not None:
+        texts.append(str(one))
+        one = one.__cause__ or one.__context__
+    found = next((meaning for word, meaning in _REASONS.items() if any(word in text for text in texts)), "")
+    return f"{type(exc).__name__}{found}"
+
+
+_REASONS = {
+    "CERTIFICATE_VERIFY_FAILED": ": its certificate is not trusted; name its authority: rediss://...?ssl_ca_certs=/etc/ssl/redis-ca.pem",
+    "WRONG_VERSION_NUMBER": ": it does not speak TLS; redis:// is without",
+    "invalid username-password": ": it refuses the password",
+    "HELLO must be called": ": it wants a password: redis://:PASSWORD@HOST",
+    "Connection refused": ": connection refused",
+    "Name or service not known": ": there is no such host",
+}
 
 
 def _key(digest: bytes) -> bytes:

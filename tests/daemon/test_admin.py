@@ -32,7 +32,8 @@ class Daemon:
         return self.why_not
 
     def status(self) -> Mapping[str, Any]:
-        return {"generation": 3}
+        rows = (("gpu/a", "gpu"), ("gpu/b", "gpu"), ("cloud", "cloud"))
+        return {"generation": 3, "endpoints": [{"endpoint": name, "provider": of} for name, of in rows]}
 
     async def metrics(self) -> bytes:
         return b"routerd_worker_up 1.0\n"
@@ -225,10 +226,21 @@ async def test_an_endpoint_is_drained_and_comes_back_by_its_name(admin) -> None:
     for what, drained in (("drain", True), ("undrain", False)):
         answer = await client.post(f"/-/endpoints/gpu%2Fa/{what}")
         assert (answer.status, await answer.json()) == (200, {"endpoint": "gpu/a", "drained": drained})
-    answer = await client.post("/-/endpoints/nobody/drain")
-    assert answer.status == 404
-    assert "GET /-/status lists them" in (await answer.json())["error"]
     assert (await client.post("/-/endpoints/gpu%2Fa/drain", headers={"Sec-Fetch-Site": "cross-site"})).status == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gpu%2Fc", "there is no endpoint 'gpu/c'; did you mean 'gpu/b'?"),
+        ("gpu", "'gpu' is a provider with the endpoints gpu/a, gpu/b; name one of them"),
+        ("zzz", "there is no endpoint 'zzz'; there are: gpu/a, gpu/b, cloud"),
+    ],
+)
+async def test_who_misspells_an_endpoint_is_told_which_there_are(admin, name: str, said: str) -> None:  # type: ignore[no-untyped-def]
+    _, client = admin
+    answer = await client.post(f"/-/endpoints/{name}/drain")
+    assert (answer.status, await answer.json()) == (404, {"error": said})
 
 
 async def test_the_page_runs_only_what_stands_in_it(admin) -> None:  # type: ignore[no-untyped-def]

@@ -141,11 +141,11 @@ def test_no_such_model_is_1_with_what_may_have_been_meant(run: Run) -> None:
     [
         (["--client", "nobody"], "no client is called 'nobody'; there are: mobile"),
         (["--client", "gone"], "the client 'gone' is disabled: GONE is not set or empty"),
-        (["--down", "gpu-z"], "no endpoint is called 'gpu-z'; there are: gpu-a, gpu-b, cloud, off, gpu"),
+        (["--down", "gpu-z"], "no endpoint is called 'gpu-z'; did you mean 'gpu-b'? there are: gpu-a, gpu-b, cloud, off, gpu"),
         (["--used", "free"], "--used 'free' is not BUDGET=PART"),
         (["--used", "free=much"], "--used 'free=much' is not BUDGET=PART"),
         (["--used", "free=nan"], "--used 'free=nan' is not BUDGET=PART"),
-        (["--used", "fere=1"], "no budget is called 'fere'; there are: free, tokens"),
+        (["--used", "fere=1"], "no budget is called 'fere'; did you mean 'free'? there are: free, tokens"),
     ],
 )
 def test_a_name_that_nothing_has_is_2(run: Run, argv: list[str], says: str) -> None:

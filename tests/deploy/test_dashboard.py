@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, ask, fetch
@@ -90,6 +94,39 @@ def test_the_dashboard_has_its_parts_and_every_panel_says_its_unit() -> None:
     taken = [(p["gridPos"]["x"] + x, p["gridPos"]["y"]) for p in BOARD["panels"] for x in range(p["gridPos"]["w"])]
     assert len(set(taken)) == len(taken)  # nothing lies upon another
     assert max(x for x, _ in taken) == 23
+
+
+def lost(told: Any, read: Any, path: str = "") -> list[str]:
+    """Return the places of `told` that are not, or not so, in `read`."""
+    if isinstance(told, dict) and isinstance(read, dict):
+        return [p for key, one in told.items() for p in lost(one, read.get(key), f"{path}.{key}" if path else key)]
+    if isinstance(told, list) and isinstance(read, list) and len(told) == len(read):
+        return [p for one, other in zip(told, read, strict=True) for p in lost(one, other, path)]
+    return [] if told == read else [path]
+
+
+def test_the_dashboard_keeps_to_the_schema_of_grafana() -> None:
+    """Read into the models that Grafana makes of its own schema, and written again: what they do not know would be gone."""
+    register_default_plugins()
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(BOARD)))
+    # Prometheus's own settings of an annotation and of a variable, which that schema leaves to the data source.
+    of_prometheus = {"annotations.list.titleFormat", "annotations.list.textFormat", "templating.list.definition"}
+    assert set(lost(BOARD, read)) == of_prometheus
+    assert lost({**BOARD, "titel": "x"}, read)
+
+
+def test_the_query_of_the_adapter_has_data(seen: Prometheus) -> None:
+    """As prometheus-adapter fills it in for the HorizontalPodAutoscaler, with the labels that there are here."""
+    values = yaml.safe_load((DEPLOY / "kubernetes" / "prometheus-adapter.yaml").read_text())
+    (rule,) = values["rules"]["custom"]
+    series = rule["seriesQuery"].partition("{")[0]
+    filled = {"<<.GroupBy>>": "instance", "<<.Series>>": series, "<<.LabelMatchers>>": 'job="routerd"'}
+    query = rule["metricsQuery"]
+    for word, value in filled.items():
+        query = query.replace(word, value)
+    assert len(seen.query(query)) == 1
+    (wanted,) = yaml.safe_load((DEPLOY / "kubernetes" / "hpa.yaml").read_text())["spec"]["metrics"]
+    assert wanted["pods"]["metric"]["name"] == series
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: f"{panel['id']}-{panel['title']}")

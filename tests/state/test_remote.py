@@ -14,7 +14,7 @@ from routerd.state.remote import RemoteCounters, StateLost, check_url
 from routerd.state.scripts import _COMMON
 from tests.state.hammer import Budget
 from tests.support.daemon import until
-from tests.support.redis import RedisServer
+from tests.support.redis import CERTIFICATE, RedisServer
 
 Make = Callable[..., Awaitable[RemoteCounters]]
 
@@ -262,6 +262,41 @@ async def test_a_server_that_is_not_there_at_the_start_is_no_error(server: Redis
     with pytest.raises(StateLost):
         await counters.take([Budget("b", 2, 60.0)], [1])
     await counters.close()
+
+
+async def test_a_server_over_tls_with_a_password_counts(tmp_path: pathlib.Path) -> None:
+    own = RedisServer(tmp_path, tls=True, password="hunter2")
+    counters = RemoteCounters(f"{own.url}?ssl_ca_certs={CERTIFICATE}", 2.0)
+    await counters.open()
+    assert [await took(counters, Budget("b", 2, 60.0)) for _ in range(3)] == [True, True, False]
+    await counters.close()
+    own.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("", ""), "its certificate is not trusted"),
+        (("hunter2", "wrong-one"), "it refuses the password"),
+        ((":hunter2@", ""), "it wants a password"),
+        (("rediss:", "redis:"), "ConnectionError"),
+    ],
+    ids=["certificate", "password", "no password", "no TLS"],
+)
+async def test_why_a_server_does_not_answer_is_said_once_and_without_the_password(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, change: tuple[str, str], said: str
+) -> None:
+    own = RedisServer(tmp_path, tls=True, password="hunter2")
+    trusted = f"?ssl_ca_certs={CERTIFICATE}" if change[0] and change[0] != "rediss:" else ""
+    counters = RemoteCounters(own.url.replace(*change) + trusted, 2.0)
+    await counters.open()
+    await counters._probe()
+    (line,) = [record.getMessage() for record in caplog.records if "no answer" in record.getMessage()]
+    assert said in line
+    assert "hunter2" not in line
+    assert "wrong-one" not in line
+    await counters.close()
+    own.stop()
 
 
 @pytest.mark.parametrize("url", ["http://x", "redis//x", "redis://:hunter2@h:port/0", "redis://h:99999999/0"])

@@ -71,6 +71,7 @@ class ControlRoom:
             "digest": serving.digest if serving else "",
             "source": reloader.source,
             "config": str(control.settings.config),
+            "config_path": os.path.abspath(control.settings.config),
             "inputs": [str(path) for path in control.watcher.paths],
             "drift": control.drifts(),
             "file_digest": reloader.file_digest,

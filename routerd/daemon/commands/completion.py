@@ -162,8 +162,8 @@ def _fish(verbs: Sequence[Verb]) -> str:
         seen = f"complete -c routerd -n '__fish_seen_subcommand_from {verb.name}'"
         for flag in verb.flags:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
-            value = " -r" if flag.takes_value else ""
-            value += " -F" if flag.files else f" -a {_fish_quoted(' '.join(flag.choices))}" if flag.choices else ""
+            value = (" -r -F" if flag.files else " -x") if flag.takes_value else ""
+            value += f" -a {_fish_quoted(' '.join(flag.choices))}" if flag.choices else ""
             lines.append(f"{seen} {names}{value} -d {_fish_quoted(flag.what)}")
         if verb.words:
             lines.append(f"{seen} -a {_fish_quoted(' '.join(verb.words))}")

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from routerd.daemon.commands.check import load_or_report
 from routerd.daemon.commands.explain_text import render
-from routerd.daemon.commands.syntax import FAILED, FINE, INVALID, add_config, add_format, command, complain, config_of
+from routerd.daemon.commands.syntax import (
+    CANNOT_REACH,
+    FAILED,
+    FINE,
+    INVALID,
+    add_admin,
+    add_config,
+    add_format,
+    admin_of,
+    command,
+    complain,
+    config_of,
+)
 from routerd.daemon.output.terminal import paint_for
 from routerd.errors import RequestError
 
@@ -19,6 +31,9 @@ if TYPE_CHECKING:
     from routerd.graph import Client, Graph
 
 __all__ = ["add_explain", "explain", "question_of"]
+
+NAMES_TOLD = 20
+
 
 def add_explain(commands: Any) -> None:
     """Declare `explain`."""
@@ -32,16 +47,24 @@ def add_explain(commands: Any) -> None:
     parser.add_argument("--used", action="append", default=[], metavar="BUDGET=PART", help=used)
     header = "a header of the client, such as x-session-id=s1, which `balance: prefix_hash` looks at; may be repeated"
     parser.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help=header)
+    health = (
+        "what is known of the endpoints: `live`, by the daemon at --admin; `none`; `auto` (default): live if it runs this file"
+    )
+    parser.add_argument("--health", choices=("auto", "live", "none"), default="auto", help=health)
     add_config(parser)
+    add_admin(parser)
     add_format(parser)
 
 
 def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     """Print the decision."""
-    loaded, status = load_or_report(config_of(flags["config"], environ))
+    config, admin = config_of(flags["config"], environ), admin_of(flags, environ)
+    loaded, status = load_or_report(config)
     if loaded is None:
         return status
     from routerd.daemon.commands.explained import explained
+    from routerd.daemon.commands.live import Unanswered
+    from routerd.daemon.commands.seen import seen_by
 
     graph = loaded.graph
     try:
@@ -50,7 +73,10 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     except LookupError as exc:
         return complain(str(exc.args[0]), INVALID)
     try:
-        told = explained(graph, loaded.origins, question)
+        seen, whose = seen_by(admin, config, flags["health"])
+        told = {**explained(graph, loaded.origins, question, (seen, 0.0)), "health": whose}
+    except Unanswered as exc:
+        return complain(str(exc), CANNOT_REACH)
     except RequestError as exc:
         return complain(f"{exc.status} {exc.code or exc.type}: {exc.message}", FAILED)
     if flags["format"] == "json":
@@ -115,5 +141,11 @@ def _headers(texts: Sequence[str]) -> dict[str, str]:
 
 def _known(names: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in names:
-        raise LookupError(f"no {what} is called {name!r}; there are: {', '.join(names) or 'none'}")
+        from routerd.plan import Suggester
+
+        closest = Suggester(names).closest(name)
+        meant = f"did you mean {closest!r}? " if closest else ""
+        more = ", ..." if len(names) > NAMES_TOLD else ""
+        listed = f"there are: {', '.join(list(names)[:NAMES_TOLD]) or 'none'}{more}"
+        raise LookupError(f"no {what} is called {name!r}; {meant}{listed}")
     return names[name]

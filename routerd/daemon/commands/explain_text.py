@@ -25,6 +25,7 @@ def render(told: Told, paint: Paint) -> str:
     _rules(page, told)
     targets, overflow = told["targets"], told["overflow"]
     tried = any(one["position"] for one in targets)
+    page.line("health", told["health"])
     _targets(page, "plan     tried in this order" if tried else "plan     empty: no target can be used", targets)
     if overflow:
         _targets(page, "overflow tried instead when the prompt is too long", overflow)
@@ -114,6 +115,9 @@ def _budget(page: _Page, one: Told) -> tuple[str, str, str]:
     whom = f"for {one['scope']} {one['subject'] or 'anybody'}" if one["scope"] != "global" else "for all"
     used = f", {one['used_ratio']:.0%} used" if one["used_ratio"] else ""
     used += ", only counted" if one["shadow"] else ""
+    if one["refuses"] and one["kind"] in ("tokens", "usd"):  # a part may be left, and be too little
+        left = max(0, round(one["limit"] * (1 - one["used_ratio"]), 9))
+        used += f", {left:,g} left and a request of {one['reserves']:,g} at most"
     verdict = page.paint("bad", "refuses") if one["refuses"] else page.paint("good", "passes")
     text = f"{one['limit']:,} {_UNITS.get(one['kind'], one['kind'])}{window} {whom}, of {one['of']}{used}: {verdict}"
     return one["name"], text, one["origin"]

@@ -11,7 +11,7 @@ from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any
 
-from routerd.daemon.load.forecast import Question, Stage, refusals
+from routerd.daemon.load.forecast import Question, Stage, refusals, reserved
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Route
 from routerd.plan import SESSION, Explanation, HealthView, Origins, Setting, TargetLine, affinity_key
@@ -124,7 +124,8 @@ def _budgets(graph: Graph, origins: Origins, question: Question, found: Explanat
                 "name": budget.name,
                 "of": _owner(graph, budget.name, client, route),
                 "kind": budget.kind,
-                "limit": charge.limit / 1e9 if budget.kind == "usd" else charge.limit,  # kept in nano-dollars
+                "limit": _in_unit(charge.limit, budget.kind),
+                "reserves": _in_unit(reserved(charge, question, route, price), budget.kind),
                 "window_s": charge.window_s,
                 "calendar": charge.calendar,
                 "scope": budget.scope,
@@ -136,6 +137,10 @@ def _budgets(graph: Graph, origins: Origins, question: Question, found: Explanat
             }
         )
     return told
+
+
+def _in_unit(amount: int, kind: str) -> float:
+    return amount / 1e9 if kind == "usd" else amount  # dollars are kept in nano-dollars
 
 
 def _at_target(graph: Graph, question: Question, route: Route, line: TargetLine) -> tuple[Charge, ...]:

@@ -17,7 +17,7 @@ from routerd.daemon.output.report import report
 from routerd.daemon.settings import Address
 from routerd.errors import Problem
 
-__all__ = ["ask", "drain", "history", "reload", "rollback", "status"]
+__all__ = ["Unanswered", "ask", "ask_quietly", "drain", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
 NOT_ADMIN = "what answers at {} is not the admin listener of routerd; `serve` says its address, tell it with --admin"
@@ -98,10 +98,13 @@ def status(admin: Address, form: str) -> int:
 
 def _status_lines(told: Mapping[str, Any]) -> list[str]:
     last = told["last_reload"] or {}
-    lines = [
-        f"routerd {told['version']}, pid {told['pid']}, up {told['uptime_s']:.0f} s, {'ready' if told['ready'] else 'not ready'}",
+    serves = [
         f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {count(told['models'], 'model')}",
         f"drift: {'the files differ from what serves' if told['drift'] else 'none'}",
+    ]
+    lines = [
+        f"routerd {told['version']}, pid {told['pid']}, up {told['uptime_s']:.0f} s, {'ready' if told['ready'] else 'not ready'}",
+        *(serves if told["generation"] else ()),
         *_notes(told),
         f"last reload: {_ended(last)} ({last.get('trigger', '-')})",
     ]
@@ -155,29 +158,43 @@ def _notes(told: Mapping[str, Any]) -> list[str]:
 
 
 def ask(admin: Address, method: str, path: str) -> tuple[int, Any]:
-    """Return status and decoded answer; (exit status, None) when nobody sensible answers.
+    """Return status and decoded answer; (exit status, None), and a complaint on stderr, when nobody sensible answers."""
+    try:
+        return ask_quietly(admin, method, path)
+    except Unanswered as exc:
+        return complain(str(exc), CANNOT_REACH), None
+
+
+class Unanswered(Exception):
+    """Nobody answers at the admin address, or somebody else; the message says so."""
+
+
+def ask_quietly(admin: Address, method: str, path: str, timeout_s: float = RELOAD_TIMEOUT_S) -> tuple[int, dict[str, Any]]:
+    """Return status and decoded answer; raise Unanswered.
 
     Others have a `POST /-/reload`, too, Prometheus for one: an order is given only to what has said that it is routerd.
     """
-    connection = http.client.HTTPConnection(admin.host, admin.port, timeout=RELOAD_TIMEOUT_S)
+    connection = http.client.HTTPConnection(admin.host, admin.port, timeout=timeout_s)
     try:
         for step in (("GET", "/-/live"), (method, path)) if method != "GET" else ((method, path),):
             connection.request(*step)
             response = connection.getresponse()
             text = response.read()
             if response.headers[VERSION_HEADER] is None:
-                return complain(NOT_ADMIN.format(admin), CANNOT_REACH), None
+                raise Unanswered(NOT_ADMIN.format(admin))
         answer = json.loads(text)
-        return (response.status, answer) if isinstance(answer, dict) else (complain(NOT_ADMIN.format(admin), CANNOT_REACH), None)
     except TimeoutError:
-        return complain(f"{admin} did not answer within {RELOAD_TIMEOUT_S:g} s", CANNOT_REACH), None
+        raise Unanswered(f"{admin} did not answer within {timeout_s:g} s") from None
     except OSError as exc:
         hint = "is the daemon running, and is this its --admin address?"
-        return complain(f"cannot reach {admin}: {exc.strerror or exc}; {hint}", CANNOT_REACH), None
+        raise Unanswered(f"cannot reach {admin}: {exc.strerror or exc}; {hint}") from None
     except (http.client.HTTPException, ValueError):
-        return complain(NOT_ADMIN.format(admin), CANNOT_REACH), None
+        raise Unanswered(NOT_ADMIN.format(admin)) from None
     finally:
         connection.close()
+    if not isinstance(answer, dict):
+        raise Unanswered(NOT_ADMIN.format(admin))
+    return response.status, answer
 
 
 def _await_workers(admin: Address, digest: str) -> str:

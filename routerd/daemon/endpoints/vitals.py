@@ -123,6 +123,7 @@ class Vitals:
             "reasons": reasons(state, now_s),
             "inflight": state.inflight,
             "load": state.load(now_s),
+            "latency_s": round(self.health.latency(name, now_s), 6),
             "cache_used_ratio": state.cache_ratio(now_s),
             "breaker": BREAKER[breaker_state(state, now_s)],
             "outcomes": outcomes,

@@ -17,11 +17,11 @@ from routerd.errors import BudgetExceeded, ErrorType, Forbidden, RequestError
 from routerd.graph import Client, Graph, Price, Route
 from routerd.messages import ModelRequest, Taken
 from routerd.plan import SESSION, Planned, Resolved, Resolver, RoutePlan, ThoughtAway, affinity_key
-from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estimate, provider_charges, reserve
+from routerd.policy import Bill, Charge, Need, allowed, amounts_of, charges, dearest, estimate, provider_charges, reserve
 from routerd.wire import apply_params, encode_body, parse_request, prepare_body
 from routerd.wire.openai.body import max_tokens_of
 
-__all__ = ["UNREACHABLE", "Question", "Forecast", "Rung", "Stage", "refusals"]
+__all__ = ["UNREACHABLE", "Question", "Forecast", "Rung", "Stage", "refusals", "reserved"]
 
 NeedOf = Callable[[Price | None], Need]
 UNREACHABLE = (502, str(ErrorType.UPSTREAM_CONNECT))  # what server.render answers when no attempt found anybody
@@ -146,8 +146,7 @@ class Stage:
 
 def refusals(asked: Sequence[Charge], question: Question, route: Route, price: Price | None) -> dict[str, str]:
     """Return budget -> why it would refuse, of these charges taken one by one."""
-    request = parse_request(_body(question), "chat", "chat/completions")
-    need = _need_of(request, prepare_body(request, system_prompt=route.system_prompt, params=route.params))(price)
+    need = _need(question, route, price)
     out: dict[str, str] = {}
     for charge in asked:
         try:
@@ -155,6 +154,16 @@ def refusals(asked: Sequence[Charge], question: Question, route: Route, price: P
         except BudgetExceeded as exc:
             out[charge.budget.name] = exc.message
     return out
+
+
+def reserved(charge: Charge, question: Question, route: Route, price: Price | None) -> int:
+    """Return what the request takes of a charge before it is known what it uses, in the unit of the budget."""
+    return amounts_of(Bill((charge,)), _need(question, route, price))[0]
+
+
+def _need(question: Question, route: Route, price: Price | None) -> Need:
+    request = parse_request(_body(question), "chat", "chat/completions")
+    return _need_of(request, prepare_body(request, system_prompt=route.system_prompt, params=route.params))(price)
 
 
 def _need_of(request: ModelRequest, body: Mapping[str, Any]) -> NeedOf:
