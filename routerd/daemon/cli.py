@@ -22,7 +22,7 @@ from routerd.daemon.commands.imports import add_import, import_
 from routerd.daemon.commands.init import add_init, init
 from routerd.daemon.commands.probe import add_probe, probe
 from routerd.daemon.commands.rehearse import add_rehearse, rehearse
-from routerd.daemon.commands.syntax import CANNOT_REACH, INVALID, Parser, add_admin, add_format, admin_of, command, complain
+from routerd.daemon.commands.syntax import CANNOT_REACH, FINE, INVALID, Parser, add_admin, add_format, admin_of, command, complain
 from routerd.daemon.commands.usage import add_usage, usage
 from routerd.daemon.settings import DEFAULTS, settings_from
 
@@ -143,20 +143,42 @@ def _add_drain(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
+    _have_standard_streams()
     parser = _parser()
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         return INVALID
     parsed = parser.parse_args(argv)
     try:
-        return _RUN[parsed.command](vars(parsed), os.environ)
+        status = _RUN[parsed.command](vars(parsed), os.environ)
+        sys.stdout.flush()
+        return status
     except ValueError as exc:
         return complain(str(exc), INVALID)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `routerd schema | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _drop_output()
+        return FINE
+    except OSError as exc:  # commands tell of their files themselves: a full disk below `routerd schema > file`
+        _drop_output()
+        return complain(f"cannot write to {exc.filename or 'standard output'}: {exc.strerror or exc}", CANNOT_REACH)
+
+
+def _have_standard_streams() -> None:
+    """Open those that whoever started us has closed: else the next socket would be standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _drop_output() -> None:
+    """Let nothing be written when Python ends that could not be written before."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _serve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:

@@ -126,9 +126,11 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
 
 
 def duration_s(text: str) -> float:
-    """Read `30s`, `500ms`, `2m`, `1m30s` or a plain number of seconds."""
+    """Read `30s`, `500ms`, `2m` or `1m30s`; as in routes.yaml only 0 needs no unit."""
+    if re.fullmatch(r"0+(\.0+)?", text):
+        return 0.0
     if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
+        raise ValueError(f"{text!r} is a duration without a unit; write {text}s, {text}ms or {text}m")
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
     if not parts or "".join(a + b for a, b in parts) != text:
         raise ValueError(f"{text!r} is not a duration, such as 30s, 500ms or 2m")

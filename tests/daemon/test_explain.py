@@ -42,7 +42,8 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("ROUTERD_ADMIN", "127.0.0.1:1")  # whatever runs on this machine
     path = tmp_path / "routes.yaml"
     path.write_text(ROUTES)
 

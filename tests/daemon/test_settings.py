@@ -34,12 +34,14 @@ def test_an_address_prints_as_it_is_typed() -> None:
     assert [str(Address.parse(text)) for text in ("[::1]:80", "h:80")] == ["[::1]:80", "h:80"]
 
 
-@pytest.mark.parametrize(("text", "length_s"), [("30s", 30), ("500ms", 0.5), ("1m30s", 90), ("2h", 7200), ("1.5", 1.5), ("0", 0)])
+@pytest.mark.parametrize(
+    ("text", "length_s"), [("30s", 30), ("500ms", 0.5), ("1m30s", 90), ("2h", 7200), ("1.5s", 1.5), ("0", 0), ("0.0", 0)]
+)
 def test_a_duration_is_a_number_with_a_unit(text: str, length_s: float) -> None:
     assert duration_s(text) == length_s
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1 s", "1s2"])
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1 s", "1s2", "60", "1.5"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         duration_s(text)

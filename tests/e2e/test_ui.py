@@ -67,9 +67,10 @@ def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
 
 
 @pytest.fixture
-def daemon(tmp_path: pathlib.Path) -> Iterator[Daemon]:
+def daemon(tmp_path: pathlib.Path, chromium: webdriver.Chrome) -> Iterator[Daemon]:
     running = Daemon(tmp_path, BASE, args=("--workers", "2"))
     yield running
+    chromium.get("about:blank")  # else it would ask one that has gone
     running.stop()
 
 
@@ -151,6 +152,24 @@ def test_a_rejected_file_is_shown_with_its_line_until_it_is_right(browser: webdr
     assert "rejected" in text(browser, "reloads")
     daemon.write(BASE + "# better\n")
     holds(lambda: not banner.is_displayed())
+
+
+def test_what_is_out_is_said_at_the_top_and_at_the_models_before_it(browser: webdriver.Chrome, daemon: Daemon) -> None:
+    daemon.write(BASE.replace("  echo: {", "  gone: {chain: [gpu/llama]}\n  echo: {"))
+    opened(browser, daemon)
+    holds(lambda: rows(browser) == ["chat", "gone", "echo"])
+    browser.execute_script("document.querySelector('[data-name=chat]').click()")
+    first = "return (document.querySelector('.target .mono') || {}).innerText"
+    holds(lambda: browser.execute_script(first) == "gpu/llama")
+    for name in ("gpu-a", "gpu-b"):
+        daemon.post_admin(f"/-/endpoints/{name}/drain")
+    holds(lambda: text(browser, "trouble") == "2 of 3 endpoints out")
+    dots = "return [...document.querySelectorAll('[data-name]')].map(row => (row.querySelector('.dot') || {}).className || '')"
+    assert browser.execute_script(dots) == ["dot warn", "dot bad", ""]
+    holds(lambda: browser.execute_script(first) == "demo/echo")  # the chain on the screen follows
+    for name in ("gpu-a", "gpu-b"):
+        daemon.post_admin(f"/-/endpoints/{name}/undrain")
+    holds(lambda: text(browser, "trouble") == "" and browser.execute_script(dots) == ["", "", ""])
 
 
 def test_explain_is_told_on_the_graph(browser: webdriver.Chrome, daemon: Daemon) -> None:

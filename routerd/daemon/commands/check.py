@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,4 +167,12 @@ def _load(file: Path) -> tuple[Loaded | None, ConfigError | None]:
     try:
         return load_checked(file, os.environ), None
     except ConfigError as exc:
-        return None, exc
+        return None, _told_how_to_begin(exc, file)
+
+
+def _told_how_to_begin(failed: ConfigError, file: Path) -> ConfigError:
+    """Say what to do where there is no file at all: the daemon, which had one, must not be told so."""
+    if not any(one.code == "missing-file" and one.file == str(file) and not one.line for one in failed.problems):
+        return failed
+    hint = "`routerd init` writes one, --config names another"
+    return ConfigError(tuple(replace(one, hint=hint) if one.code == "missing-file" else one for one in failed.problems))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, command, complain, config_of
+from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, INVALID, command, complain, config_of, text_of
 from routerd.daemon.output.report import report
 from routerd.errors import ConfigError
 
@@ -35,7 +35,7 @@ def _one(file: Path, check: bool) -> int:
     from routerd.config import Refused, formatted
 
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = text_of(file)
         new = formatted(str(file), text)
         if new == text:
             return FINE
@@ -45,8 +45,8 @@ def _one(file: Path, check: bool) -> int:
         _replace(file, new)
     except OSError as exc:
         return complain(f"{file}: {exc.strerror or exc}", CANNOT_REACH)
-    except UnicodeDecodeError:
-        return complain(f"{file}: it is not UTF-8; left as it is", INVALID)
+    except ValueError as exc:
+        return complain(f"{exc}; left as it is", INVALID)
     except ConfigError as exc:
         print(report(exc.problems, sys.stderr), file=sys.stderr)
         return INVALID

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from routerd.daemon.commands.syntax import CANNOT_REACH, FINE, INVALID, command, complain
+from routerd.daemon.commands.syntax import CANNOT_REACH, FINE, INVALID, command, complain, text_of
 from routerd.daemon.output.report import report
 from routerd.errors import ConfigError
 
@@ -40,8 +40,6 @@ def import_(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
         return INVALID
     except OSError as exc:
         return complain(f"cannot read {flags['file']}: {exc.strerror or exc}", CANNOT_REACH)
-    except UnicodeDecodeError:
-        return complain(f"{flags['file']} is not UTF-8", INVALID)
     source = "OpenRouter's list of models" if openrouter else f"{flags['source']}'s {Path(flags['file']).name}"
     text = written(document, source, left)
     if flags["out"]:
@@ -65,7 +63,7 @@ def _converted(source: str, name: str) -> tuple[dict[str, Any], list[str]]:
     from routerd.daemon.imports.source import Left, read
 
     left = Left(name)
-    config = read(name, Path(name).read_text(encoding="utf-8-sig"))
+    config = read(name, text_of(Path(name)))
     document = (from_litellm if source == "litellm" else from_llama_swap)(config, left)
     return document, left.texts()
 

@@ -19,6 +19,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from routerd.daemon.commands.syntax import CANNOT_REACH
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -156,7 +158,7 @@ async def own_daemon(config: str, environ: Mapping[str, str]) -> AsyncIterator[s
         )  # fmt: skip
         assert process.stderr is not None
         try:
-            url = await asyncio.wait_for(_ready(process.stderr), START_TIMEOUT_S)
+            url = await asyncio.wait_for(_ready(process), START_TIMEOUT_S)
             rest = asyncio.ensure_future(process.stderr.read())  # so that it never waits for a reader
             yield url
             rest.cancel()
@@ -168,13 +170,16 @@ async def own_daemon(config: str, environ: Mapping[str, str]) -> AsyncIterator[s
             await process.wait()
 
 
-async def _ready(lines: asyncio.StreamReader) -> str:
+async def _ready(process: asyncio.subprocess.Process) -> str:
+    """Return the address that it serves. Raises ValueError when it ends instead, Unreachable when it could not read a file."""
+    assert process.stderr is not None
     said: list[str] = []
-    async for line in lines:
+    async for line in process.stderr:
         said.append(line.decode("utf-8", "replace").rstrip())
         if found := _READY.search(said[-1]):
             return found[1]
-    raise ValueError("the configuration does not serve:\n" + "\n".join(said))
+    why = "the configuration does not serve:\n" + "\n".join(said)
+    raise Unreachable(why) if await process.wait() == CANNOT_REACH else ValueError(why)
 
 
 def chosen(listed: Sequence[tuple[str, bool]], patterns: Sequence[str]) -> list[str]:

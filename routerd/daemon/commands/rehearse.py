@@ -19,6 +19,7 @@ from routerd.daemon.commands.syntax import (
     command,
     complain,
     config_of,
+    text_of,
 )
 from routerd.daemon.output.terminal import paint_for
 
@@ -57,9 +58,9 @@ def rehearse(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
 
     file = Path(flags["file"])
     try:
-        scenario = parse(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
-        return complain(f"cannot read {file}: {getattr(exc, 'strerror', None) or exc}", CANNOT_REACH)
+        scenario = parse(text_of(file))
+    except OSError as exc:
+        return complain(f"cannot read {file}: {exc.strerror or exc}", CANNOT_REACH)
     except ScenarioError as exc:
         return _invalid(file, exc)
     routes = file.parent / scenario.routes if scenario.routes and not flags["config"] else config_of(flags["config"], environ)

@@ -43,12 +43,12 @@ class Seen:
     def load(self, endpoint_name: str, _now_s: float, /) -> int | None:
         """Return what the engine itself counted."""
         told = self._told.get(endpoint_name)
-        return told["load"] if told else None
+        return told.get("load") if told else None
 
     def latency(self, endpoint_name: str, _now_s: float, /) -> float:
         """Return the time to its first token in seconds."""
         told = self._told.get(endpoint_name)
-        return float(told["latency_s"]) if told else 0.0
+        return float(told.get("latency_s", 0.0)) if told else 0.0
 
 
 def seen_by(admin: Address, config: Path, wanted: str) -> tuple[Seen | None, str]:
@@ -64,6 +64,7 @@ def seen_by(admin: Address, config: Path, wanted: str) -> tuple[Seen | None, str
         if wanted == "live":
             raise
         return None, f"not known: no daemon answers at {admin}"
-    if wanted == "auto" and told["config_path"] != os.path.abspath(config):
-        return None, f"not known: the daemon at {admin} serves {told['config_path']} (--health live takes its view all the same)"
+    serves = str(told.get("config_path", "another file"))  # a daemon of another version may not say
+    if wanted == "auto" and serves != os.path.abspath(config):
+        return None, f"not known: the daemon at {admin} serves {serves} (--health live takes its view all the same)"
     return Seen(told["endpoints"]), f"as the daemon at {admin} knows it now"

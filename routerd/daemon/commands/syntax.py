@@ -12,9 +12,10 @@ from routerd.daemon.settings import DEFAULTS, Address
 
 __all__ = [
     "CANNOT_REACH", "FAILED", "FINE", "INVALID", "Parser", "add_admin", "add_config", "add_format", "admin_of", "command",
-    "complain", "config_of", "count",
+    "complain", "config_of", "count", "text_of",
 ]  # fmt: skip
 
+MOST_BYTES = 8 * 2**20  # as the daemon reads a routes.yaml
 FINE, FAILED, INVALID, CANNOT_REACH = 0, 1, 2, 3
 _MEANINGS = {FINE: "fine", FAILED: "a difference or a failing answer", INVALID: "invalid", CANNOT_REACH: "cannot read or reach"}
 
@@ -71,6 +72,18 @@ def admin_of(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Address:
 def add_format(parser: argparse.ArgumentParser, *more: str) -> None:
     """Add --format."""
     parser.add_argument("--format", choices=("text", "json", *more), default="text")
+
+
+def text_of(file: Path) -> str:
+    """Return what stands in a file. OSError; ValueError, which names it, when it is no text or larger than anybody writes."""
+    with file.open("rb") as opened:
+        data = opened.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{file} is larger than {MOST_BYTES // 2**20} MiB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{file} is not UTF-8: byte 0x{data[exc.start]:02x} at offset {exc.start}") from None
 
 
 def count(number: int, what: str) -> str:
