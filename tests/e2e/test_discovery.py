@@ -111,3 +111,22 @@ async def test_discovery_uses_an_access_token(daemon: Start, upstream: Upstream,
     await shows(daemon(text), "up/a")
     assert upstream.requests[0].header("authorization") == "Bearer a-token"
     assert len(login.requests) == 1
+
+
+async def test_a_preset_knows_where_to_ask_for_health_load_and_models(daemon: Start, upstream: Upstream) -> None:
+    async def answer(call: Call) -> None:
+        if call.request.target == "/metrics":
+            await call.body(200, (("content-type", "text/plain"),), b"vllm:num_requests_running 3\n")
+        else:
+            await answers.reply(models("found") if call.request.target == "/v1/models" else b"")(call)
+
+    upstream.always(answer)
+    blocks = "health: {every: 1s, timeout: 1s}, load: true, discover: true, direct: true"
+    provider = f'gpu: {{preset: vllm, base_url: "{upstream.url}", {blocks}}}'
+    running = daemon(f"version: 1\nproviders:\n  {provider}\nmodels:\n  m: {{chain: [gpu/x]}}\n")
+    await shows(running, "m", "gpu/found")
+
+    async def asked() -> bool:
+        return {"/health", "/metrics", "/v1/models"} <= {request.target for request in upstream.requests}
+
+    await until(asked)
