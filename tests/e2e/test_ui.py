@@ -236,6 +236,7 @@ def test_two_thousand_models_are_a_short_list_of_rows(browser: webdriver.Chrome,
         browser.find_element(By.ID, "filter").send_keys(Keys.ARROW_DOWN)
         holds(lambda: "to model-1999" in text(browser, "decision"))
     finally:
+        browser.get("about:blank")  # else it would ask one that has gone
         daemon.stop()
 
 
