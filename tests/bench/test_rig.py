@@ -183,7 +183,7 @@ def test_a_configuration_of_many_models_has_so_many() -> None:
 def test_one_command_measures_and_writes_json(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "figures.json"
     argv = [sys.executable, str(rig.HERE / "run.py"), "translated", "bodies", "--quick", "--json", str(out)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(out.read_text())["rows"]
     assert {one["gateway"] for one in rows if one["section"] == "translated"} > {"direct", "routerd", "routerd from gemini"}

@@ -68,7 +68,7 @@ async def test_connections_spread_evenly_over_the_workers(daemon: Start, workers
     assert len(pids) == workers
     idle = {pid: sockets(pid) for pid in pids}
     held = hold(running.address[1], 1000)
-    await until(lambda: sum(sockets(pid) for pid in pids) == sum(idle.values()) + 1000)
+    await until(lambda: sum(sockets(pid) for pid in pids) == sum(idle.values()) + 1000, 30.0)
     counts = [sockets(pid) - had for pid, had in idle.items()]
     for sock in held:
         sock.close()
