@@ -11,7 +11,8 @@ Cost and concurrency: one event loop; a unary attempt wakes the request's task o
 from routerd.attempt.lane import Lane, Passing, origin_of, place_of
 from routerd.attempt.loop import Answer, Attempts, Setting
 from routerd.attempt.sink.passage import Passage
-from routerd.attempt.sink.relay import Downstream, Ended, Relay, error_event
+from routerd.attempt.sink.pushed import Downstream, Ended
+from routerd.attempt.sink.relay import Relay, error_event
 from routerd.attempt.timer import Ticker
 from routerd.attempt.tokens import AskToken, TokenNews, Tokens, no_tokens
 from routerd.attempt.verdict import Verdict, judge

@@ -22,7 +22,8 @@ from routerd.attempt.lane import Lane, Passing, Wire
 from routerd.attempt.queue import Queue
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.sink.passage import Passage, open_passage
-from routerd.attempt.sink.relay import Refused, Relay
+from routerd.attempt.sink.pushed import Refused
+from routerd.attempt.sink.relay import Relay
 from routerd.attempt.speech import Inexpressible, Speech, say
 from routerd.attempt.verdict import RULES
 from routerd.errors import (

@@ -10,50 +10,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 from routerd.attempt.lane import Passing, Wire
-from routerd.attempt.sink.relay import ERROR_BODY_LIMIT_BYTES, UPSTREAMS_FAULT, Downstream, Ended, Refused
+from routerd.attempt.sink.pushed import ERROR_BODY_LIMIT_BYTES, Downstream, Ended, Pushed, Refused
 from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, RequestError, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import Usage, WireResponse
-from routerd.upstream import OVER, Connection, Exchange, Headers, timeout_fault
+from routerd.upstream import OVER, Connection, Headers, timeout_fault
 from routerd.wire.openai.usage_tap import UsageTap
 
-__all__ = ["Passage", "RawDownstream", "open_passage"]
+__all__ = ["Passage", "open_passage"]
 
 HELD_HIGH_BYTES = 256 * 1024  # between the upstream's head and the commit; then reading pauses
 
 
-class RawDownstream(Downstream, Protocol):
-    """The client's side, which can also be cut."""
-
-    def cut(self) -> None:
-        """Close without an end."""
-
-
-class Passage:
+class Passage(Pushed):
     """One exchange. `ready` resolves with the head of a good answer, `finished` with how its body ended."""
 
     def __init__(self, connection: Connection, timeouts: Timeouts, ticker: Ticker, cap: tuple[str, float, float]) -> None:
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.finished: asyncio.Future[Ended] = loop.create_future()
+        super().__init__(connection, ticker)
         self.status = 0
         self.headers: Headers = []
         self.sent_bytes = 0
         self.pump: asyncio.Task[None] | None = None
-        self._exchange: Exchange = connection
         self._timeouts = timeouts
-        self._ticker = ticker
         self._timer = PhaseTimer(ticker, self._expired, cap)
         self._error_body: bytearray | None = None
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._ended = False
-        self._downstream: RawDownstream | None = None
-        self._stalled = False  # the client reads nothing
         self._tap: UsageTap | None = None
         self.moved()
 
@@ -62,14 +48,9 @@ class Passage:
         """What the answer said it used, where it did."""
         return self._tap.usage() if self._tap is not None else None
 
-    @property
-    def broke(self) -> bool:
-        """Whether the upstream ended a committed answer before its end."""
-        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in UPSTREAMS_FAULT
-
     # ── the attempt's side ──
 
-    def commit(self, downstream: RawDownstream) -> None:
+    def commit(self, downstream: Downstream) -> None:
         """The client has the head: push what was held and everything that comes."""
         self._downstream = downstream
         self._timer.cap("", float("inf"), 0.0)
@@ -77,7 +58,7 @@ class Passage:
         self._push()
         if self._ended:
             self._finish(Ended.OK)
-        elif not self.finished.done() and not self._stalled:
+        elif not self.finished.done() and not self._paused_at_s:
             self._exchange.resume()
 
     def moved(self) -> None:
@@ -95,35 +76,16 @@ class Passage:
         self._fail(error)
 
     def stop(self) -> None:
-        """Nobody waits any more: stop the upstream and the pump at once."""
-        self._timer.stop()
-        self._exchange.abort()
+        """Nobody waits any more: stop the pump too."""
         if self.pump is not None:
             self.pump.cancel()
-        self._downstream = None
-        if not self.ready.done():
-            self.ready.cancel()
-        elif not self.ready.cancelled():
-            self.ready.exception()  # looked at: nobody else will
-        if not self.finished.done():
-            self.finished.cancel()
+        super().stop()
 
     def interrupt(self, message: str) -> None:
         """Routerd itself has to stop it; there is no room for a message in bytes that are not ours."""
         del message
         self._exchange.abort()
         self._cut(Ended.DEADLINE)
-
-    def pause(self) -> None:
-        """The client's buffer is full."""
-        self._stalled = True
-        self._exchange.pause()
-
-    def resume(self) -> None:
-        """The client reads again."""
-        self._stalled = False
-        self.moved()
-        self._exchange.resume()
 
     # ── the exchange's side ──
 
@@ -223,7 +185,7 @@ class Passage:
             delivery = Delivery.ANSWERED if self.status else Delivery.MAYBE_PROCESSED
             self._fail(timeout_fault(phase, length_s, delivery))
         else:
-            self._cut(Ended.CLIENT_STALLED if self._stalled else Ended.IDLE)
+            self._cut(Ended.CLIENT_STALLED if self._paused_at_s else Ended.IDLE)
 
 
 async def open_passage(wire: Wire, passing: Passing, model: str, request_id: str, cap: tuple[str, float, float]) -> Passage:

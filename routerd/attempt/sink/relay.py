@@ -9,13 +9,13 @@ A cut stream is never passed off as a whole one: after commit a fault becomes an
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from routerd.attempt.redaction import Redaction
+from routerd.attempt.sink.pushed import ERROR_BODY_LIMIT_BYTES, Downstream, Ended, Pushed, Refused
 from routerd.attempt.timer import PhaseTimer, Ticker
 from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
 from routerd.graph import Provider, Timeouts
@@ -26,27 +26,13 @@ from routerd.wire.faults.classify import classify_value, fault_error
 from routerd.wire.forwarded import ForwardedText
 from routerd.wire.openai.relay_scan import DONE, RelayScan, StreamFault
 
-__all__ = ["UPSTREAMS_FAULT", "Downstream", "Ended", "Refused", "Relay"]
+__all__ = ["Relay", "error_event"]
 
 HELD_LIMIT_BYTES = 1024 * 1024  # keep-alive comments before the first content; a minute of them is 10 KiB
-ERROR_BODY_LIMIT_BYTES = 1024 * 1024
 MAX_SAID_CHARS = 64 * 1024  # of an error event, looked through for credentials
 MOST_REFUSED = 8  # events that were not plain; a stream that has something in each is looked at once only
 _OPENINGS = openings(b"data: {")
 _NO_STREAM = frozenset({b"application/json", b"text/html"})
-
-
-class Downstream(Protocol):
-    """The client's side of a committed stream."""
-
-    def write(self, data: bytes) -> None:
-        """Send bytes of the body."""
-
-    def framed(self) -> asyncio.WriteTransport | None:
-        """Return where bytes of the body go that are in chunks already; None: this client's body is not in chunks."""
-
-    def end(self) -> None:
-        """Send the end of the body."""
 
 
 class Source(Protocol):
@@ -59,55 +45,26 @@ class Source(Protocol):
     def redaction(self) -> Redaction: ...
 
 
-class Ended(enum.Enum):
-    """How a committed stream ended; the words of `routerd_stream_interruptions_total{reason}`."""
-
-    OK = "ok"
-    CUT = "cut"
-    IDLE = "idle"
-    ERROR_EVENT = "error_event"
-    DEADLINE = "deadline"
-    CLIENT_STALLED = "client_gone"
-
-
-UPSTREAMS_FAULT = frozenset({Ended.CUT, Ended.IDLE, Ended.ERROR_EVENT})
-
-
-class Refused(Exception):
-    """Internal to `attempt`: the upstream answered a stream request with another status; carries the answer."""
-
-    def __init__(self, response: WireResponse) -> None:
-        super().__init__(response.status)
-        self.response = response
-
-
-class Relay:
+class Relay(Pushed):
     """One streamed exchange. Built before `exchange.send`, which it is the sink of."""
 
     __slots__ = (
         "_broken",
         "_chunks_to",
-        "_downstream",
         "_error_body",
-        "_exchange",
         "_headers",
         "_held",
         "_now",
         "_out",
         "_own",
-        "_paused_at_s",
         "_plain",
         "_refused",
         "_source",
         "_status",
         "_stream_types",
         "_text",
-        "_ticker",
         "_timeouts",
-        "_timer",
-        "finished",
         "last_at_s",
-        "ready",
         "scan",
         "sent_bytes",
     )
@@ -122,30 +79,25 @@ class Relay:
         stream_types: tuple[bytes, ...] = (),
         own: Callable[[Scan, bytes], bytes] | None = None,
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.finished: asyncio.Future[Ended] = loop.create_future()
+        super().__init__(exchange, ticker)
+        self._downstream: Downstream | None = None
         self.scan = scan
         self._stream_types = stream_types
         self._own = own  # says routerd's own events in the client's dialect; None: as they are
         self.sent_bytes = 0
         self.last_at_s = ticker.now()
-        self._ticker = ticker
         self._now = ticker.now
-        self._exchange = exchange
         self._timeouts = timeouts
         self._status = 0
         self._headers: Headers = []
         self._held = bytearray()
         self._error_body: bytearray | None = None
-        self._downstream: Downstream | None = None
         self._source: Source | None = None
         self._text: ForwardedText | None = None
         self._out: list[bytes] = []
         self._chunks_to: asyncio.WriteTransport | None = None  # the client, where it takes the upstream's chunks as they are
         self._plain: Callable[[bytes], object] | None = None
         self._refused = 0
-        self._paused_at_s = 0.0
         self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
         self._timer = PhaseTimer(ticker, self._expired, cap)
         self._timer.enter("first_byte", self.last_at_s, timeouts.first_byte_s)
@@ -181,45 +133,19 @@ class Relay:
             self._timer.enter("idle", now_s, self._timeouts.idle_s)
         return text
 
-    def stop(self) -> None:
-        """The client has gone, or the attempt is given up: stop the upstream at once."""
-        self._timer.stop()
-        self._exchange.abort()
-        self._downstream = None
-        if not self.ready.done():
-            self.ready.cancel()
-        elif not self.ready.cancelled():
-            self.ready.exception()  # looked at: nobody else will
-        if not self.finished.done():
-            self.finished.cancel()
+    def moved(self) -> None:
+        """Something of the answer moved."""
+        self.last_at_s = self._ticker.now()
 
     def interrupt(self, message: str) -> None:
         """End a committed stream with an error event: routerd itself has to stop it."""
         if self._downstream is not None:
             self._fault_out(StreamFault(message), Ended.DEADLINE)
 
-    def pause(self) -> None:
-        """The client's buffer is full."""
-        if not self._paused_at_s and not self.finished.done():
-            self._paused_at_s = self._ticker.now()
-            self._exchange.pause()
-
-    def resume(self) -> None:
-        """The client reads again."""
-        if self._paused_at_s and not self.finished.done():
-            self._paused_at_s = 0.0
-            self.last_at_s = self._ticker.now()
-            self._exchange.resume()
-
     @property
     def headers(self) -> Headers:
         """The head of the upstream's answer."""
         return self._headers
-
-    @property
-    def broke(self) -> bool:
-        """Whether the upstream ended a committed stream before its end."""
-        return self.finished.done() and not self.finished.cancelled() and self.finished.result() in UPSTREAMS_FAULT
 
     # ── the exchange's side ──
 

@@ -11,7 +11,8 @@ import pytest
 from routerd.attempt import Ended, Passage, Relay, error_event
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.sink.collect import Collect
-from routerd.attempt.sink.relay import ERROR_BODY_LIMIT_BYTES, HELD_LIMIT_BYTES, Refused
+from routerd.attempt.sink.pushed import ERROR_BODY_LIMIT_BYTES, Refused
+from routerd.attempt.sink.relay import HELD_LIMIT_BYTES
 from routerd.attempt.timer import TICK_S
 from routerd.errors import Delivery, ErrorKind, UpstreamError
 from routerd.graph import Auth, Endpoint, Provider, Secret, Timeouts
@@ -55,6 +56,9 @@ class Client:
 
     def framed(self) -> None:
         """Not in chunks."""
+
+    def cut(self) -> None:
+        raise AssertionError("a stream has an error event")
 
     def end(self) -> None:
         self.ends += 1
@@ -537,7 +541,7 @@ async def test_a_passage_that_is_over_leaves_the_exchange_alone() -> None:
     passage.on_body(b"x")
     passage.on_flush()
     passage.on_end()
-    passage.commit(Client())  # type: ignore[arg-type]
+    passage.commit(Client())
     passage.pause()  # the client's buffer is found full at the end of the turn
     passage.stop()
     assert exchange.calls == []
@@ -548,7 +552,7 @@ async def test_a_passage_to_a_client_that_is_full_already_is_not_resumed_by_its_
     passage = Passage(exchange, TIMEOUTS, ticker_of(clock), NEVER)  # type: ignore[arg-type]
     passage.on_head(200, [])
     passage.pause()
-    passage.commit(Client())  # type: ignore[arg-type]
+    passage.commit(Client())
     assert exchange.calls == ["pause"]
     passage.resume()
     assert exchange.calls == ["pause", "resume"]
