@@ -4,8 +4,8 @@ Text and arguments stay raw JSON (`Raw`), so that a stream copies them without d
 used, so that one of an odd type costs itself and not the answer. `thoughtsTokenCount` is outside of
 `candidatesTokenCount` (710 of 712 recordings) and is added; `toolUsePromptTokenCount` is outside of `promptTokenCount`.
 A function call ends with STOP (345 of 354): the finish reason is `tool_calls` where a call was seen. A refused prompt has no
-candidates but `promptFeedback.blockReason`: an empty answer with `content_filter`. Parts that OpenAI has no words for (code that
-Gemini ran, where an operator lets it) are left out.
+candidates but `promptFeedback.blockReason`: an empty answer with `content_filter`. What a search found stands where signatures do
+(`extra_content.google.grounding_metadata`). Code that Gemini ran, where an operator lets it, is left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from routerd.wire.dialect import Call
 from routerd.wire.faults.classify import classify_value
 from routerd.wire.openai.answer import UnaryAnswer
 from routerd.wire.translation.compose import Choice, answer_body, made_id, text_of, tool_call
+from routerd.wire.translation.pivot import merged
 from routerd.wire.translation.read import REFUSED, read_patiently
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "decode_answer",
     "decode_strictly",
     "finish_of",
+    "grounded",
     "image_of",
     "logprobs_of",
     "read_answer",
@@ -81,6 +83,7 @@ class Candidate(msgspec.Struct, gc=False):
     finishReason: Any = None
     index: Annotated[int, msgspec.Meta(ge=0, lt=1000)] | None = None
     logprobsResult: Any = None
+    groundingMetadata: Any = None
 
     @property
     def ending(self) -> str | None:
@@ -202,6 +205,11 @@ def call_of(part: Part, own_id: str, index: int, number: int) -> dict[str, Any]:
     return tool_call(call_id, name, args if args[:1] == b"{" else b"{}", signed(part.thoughtSignature))
 
 
+def grounded(metadata: Any) -> dict[str, Any]:
+    """Return the place where the sources of an answer travel."""
+    return {"google": {"grounding_metadata": metadata}}
+
+
 def signed(signature: Any) -> dict[str, Any] | None:
     """Return the place where a signature of thoughts travels."""
     return {"google": {"thought_signature": signature}} if isinstance(signature, str) and signature else None
@@ -226,6 +234,8 @@ def _choice(candidate: Candidate, position: int, own_id: str) -> Choice:
             choice.extra_content = signed(part.thoughtSignature)
         if part.inlineData is not None:
             choice.images.append(image_of(part.inlineData))
+    if candidate.groundingMetadata:
+        choice.extra_content = merged(choice.extra_content or {}, grounded(candidate.groundingMetadata))
     choice.finish_reason = finish_of(candidate.ending, bool(choice.tool_calls))
     return choice
 

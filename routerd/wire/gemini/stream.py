@@ -23,6 +23,7 @@ from routerd.wire.gemini.answer import (
     call_of,
     decode_strictly,
     finish_of,
+    grounded,
     image_of,
     logprobs_of,
     read_answer,
@@ -118,6 +119,8 @@ class GeminiScan(TranslatedScan):
                         out.append(chunks.text(index, text, logprobs_of(candidate.logprobsResult)))
             else:
                 self._rarer(part, index, turn, chunks, out)
+        if candidate.groundingMetadata is not None:
+            out.append(chunks.delta(index, {"extra_content": grounded(candidate.groundingMetadata)}))
         if candidate.finishReason is not None and candidate.ending is not None:
             turn.ending = candidate.ending
             self.content = True

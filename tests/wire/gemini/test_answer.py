@@ -183,6 +183,16 @@ def test_thoughts_images_and_signatures() -> None:
     assert {"images": message["images"]} in extras
 
 
+def test_what_a_search_found_stands_beside_the_text() -> None:
+    found = {"webSearchQueries": ["x"], "groundingChunks": [{"web": {"uri": "https://x.example"}}]}
+    value = answer([{"text": "yes", "thoughtSignature": "c2ln"}])
+    value["candidates"][0]["groundingMetadata"] = found
+    expected = {"google": {"thought_signature": "c2ln", "grounding_metadata": found}}
+    assert decoded(value).message.model_dump()["extra_content"] == expected
+    extras = [c.choices[0].delta.model_extra for c in chunks(run(GEMINI.scan(call(stream=True)), event(value)))]
+    assert {"extra_content": {"google": {"grounding_metadata": found}}} in extras
+
+
 def test_several_candidates_are_several_choices() -> None:
     def one(index: int, text: str, **more: Any) -> dict[str, Any]:
         return {"index": index, "content": {"parts": [{"text": text}]}, **more}
