@@ -118,6 +118,10 @@ class Gateway:
         shared.upstreams.keep_only(place_of(endpoint) for endpoint in graph.endpoints.values() if endpoint.url)
         return old
 
+    def shed(self, generation: Generation) -> bool:
+        """Free some of what a generation compiled that nobody uses; return whether there was any."""
+        return generation.shed()
+
     def learn(self, news: Any) -> None:
         """Take what control found out for all workers."""
         if isinstance(news, TokenNews):

@@ -7,6 +7,8 @@ live here.
 
 from __future__ import annotations
 
+from typing import Any
+
 from routerd.attempt import Lane, Setting
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Price, Route
@@ -22,6 +24,7 @@ __all__ = ["Generation", "Permit"]
 NO_BILL = Bill(())
 MAX_BILLS_CACHED = 20_000  # names that clients make up come to no end
 MAX_PERMITS_CACHED = 20_000
+SHED_AT_ONCE = 25  # lanes of 15 us each: well below 1 ms
 MAX_LANES_CACHED = 20_000  # more routes than that are compiled again when asked for
 
 
@@ -119,6 +122,17 @@ class Generation:
                 self._lanes.clear()
             lane = self._lanes[route.name] = Lane(self.graph, route, self._shared, self._shared.metrics)
         return lane
+
+    def shed(self) -> bool:
+        """Drop some of what was compiled, when nobody uses this any more; return whether there was any."""
+        bills = (self._bills, self._provider_bills, self.charges)
+        caches: tuple[dict[Any, Any], ...] = (self._permits, self._lanes, self._tallies, *bills, self.lists)
+        found = next((cache for cache in caches if cache), None)
+        if found is None:
+            return False
+        for _ in range(min(SHED_AT_ONCE, len(found))):
+            found.popitem()
+        return True
 
     def bill(self, client: Client | None, route: Route, asked: str) -> Bill:
         """Return the budgets of the client and the route that this request counts against."""

@@ -98,6 +98,7 @@ class Plane:
         self.inflight: dict[int, int] = {}
         self.counted: dict[int, tuple[int, int]] = {}
         self.learnt: list[Any] = []
+        self.compiled: dict[int, bool] = {}  # generations that still have something to shed
         self.finish = asyncio.Event()
         self.finish.set()
 
@@ -111,6 +112,9 @@ class Plane:
         old, self.serving = self.serving, generation
         self.served.append(generation[0])
         return old
+
+    def shed(self, generation: Any) -> bool:
+        return self.compiled.pop(generation[0], False)
 
     async def start(self, sock: socket.socket) -> None:
         assert self.serving is not None, "accepts before it has a generation"

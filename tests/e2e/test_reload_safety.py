@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pathlib
 import signal
 import stat
@@ -261,22 +260,24 @@ async def test_a_state_directory_that_cannot_be_written_is_a_warning(daemon: Sta
 # ── storms ──
 
 
-async def test_the_last_of_a_thousand_writes_serves_within_half_a_second(daemon: Start) -> None:
+async def test_the_last_of_a_thousand_writes_serves_within_half_a_second(daemon: Start, long_form: bool) -> None:
+    """In the short form one storm of three: other tests run on this machine. What waits for 500 ms has missed it by far else."""
     running = daemon(demo(3))
-    began_s = time.monotonic()
-    for i in range(1000):
-        fresh = running.config.with_name(".new")
-        fresh.write_text(demo(3, f"aliases: {{a{i}: m0}}\n"))
-        os.replace(fresh, running.config)
-        await asyncio.sleep(max(0.0, began_s + (i + 1) * 0.005 - time.monotonic()))
-    last_s = time.monotonic()
+    took_s: list[float] = []
+    while min(took_s, default=9.0) > 0.5 and len(took_s) < (1 if long_form else 3):
+        began_s, storm = time.monotonic(), len(took_s)
+        for i in range(1000):
+            running.write(demo(3, f"aliases: {{a{storm}x{i}: m0}}\n"))
+            await asyncio.sleep(max(0.0, began_s + (i + 1) * 0.005 - time.monotonic()))
+        last_s = time.monotonic()
 
-    async def serves() -> bool:
-        return (await fetch(running, CHAT, ask(model="a999"))).status == 200
+        async def serves(model: str = f"a{storm}x999") -> bool:
+            return (await fetch(running, CHAT, ask(model=model))).status == 200
 
-    await until(serves, 5.0)
-    assert time.monotonic() - last_s < 0.5 + 0.5  # half a second of its own, and half for a machine that runs other tests
-    assert (await running.status())["generation"] < 20
+        await until(serves, 5.0)
+        took_s.append(time.monotonic() - last_s)
+    assert min(took_s) <= 0.5, took_s
+    assert (await running.status())["generation"] < 20 * len(took_s)
 
 
 # ── readiness ──

@@ -18,7 +18,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,7 +46,7 @@ from routerd.daemon.workers.channel import (
 )
 from routerd.daemon.workers.generation import Assembly, build_problem
 from routerd.errors import ConfigError, Problem
-from routerd.graph import Graph, Route
+from routerd.graph import Graph
 from routerd.ledger import Batch, Outbox
 from routerd.observe import Metrics, Snapshot
 
@@ -61,7 +62,7 @@ TICK_S = 1.0
 FLUSH_S = 0.1
 UNSENT_MOST_BYTES = 4 * 1024 * 1024  # to control, before the ledger keeps its entries back
 COLLECT_AFTER = 20_000  # allocations between two looks of the collector at the young; 700 of them would cost 4 % of a request
-FREED_A_STEP = 50  # routes freed before other callbacks run: well below 1 ms
+FREED_A_STEP = 50  # routes, clients or providers freed before other callbacks run: well below 1 ms
 PR_SET_PDEATHSIG = 1
 
 
@@ -73,6 +74,9 @@ class Serving(Protocol):
 
     def swap(self, generation: Any) -> Any:
         """Serve it; return the one before."""
+
+    def shed(self, generation: Any) -> bool:
+        """Free some of what a generation compiled that nobody uses; return whether there was any."""
 
     async def start(self, sock: socket.socket) -> None:
         """Accept on `sock`."""
@@ -118,8 +122,8 @@ class Worker:
         self._lag_s = 0.0
         self._assembly: Assembly | None = None
         self._spoilt = ""  # why what is being sent cannot be built, whatever else comes
-        self._prepared: tuple[int, Any, list[Route]] | None = None
-        self._live: dict[int, tuple[Any, list[Route]]] = {}  # held here so that their end can be spread over time
+        self._prepared: tuple[int, Any, list[Any]] | None = None
+        self._live: dict[int, tuple[Any, list[Any]]] = {}  # with their parts: held here so that their end can be spread over time
         self._started = False
         self._tasks = Tasks()
 
@@ -182,7 +186,7 @@ class Worker:
             if assembly is None or assembly.number != number:
                 raise ConfigError((build_problem(f"the pieces of generation {number} are not here"),))
             graph = assembly.graph()
-            self._prepared = (number, await self._gateway.prepare(number, graph), list(graph.routes.values()))
+            self._prepared = (number, await self._gateway.prepare(number, graph), _parts(graph))
         except ConfigError as exc:
             problems = exc.problems
         except Exception as exc:  # a fault of our own must cost this edit, not the worker
@@ -197,11 +201,11 @@ class Worker:
         if self._prepared is None or self._prepared[0] != number:
             log.error("generation %d was never prepared here", number)
             return
-        (_, generation, routes), self._prepared = self._prepared, None
+        (_, generation, parts), self._prepared = self._prepared, None
         began_s = time.perf_counter()
         self._gateway.swap(generation)
         took_s = time.perf_counter() - began_s
-        self._live[number] = (generation, routes)
+        self._live[number] = (generation, parts)
         if not self._started:
             self._started = True
             await self._gateway.start(self._sock)
@@ -216,12 +220,15 @@ class Worker:
             self._prepared = None
 
     async def _free(self) -> None:
-        """Free the routes of generations nobody uses, some at a time: 2,000 at once would stall the loop for 3 ms."""
+        """Free generations nobody uses, some of each at a time: 2,000 routes that were all used would stall streams for 20 ms."""
         used = self._gateway.generations()
         for number in [n for n in self._live if n not in used]:
-            routes = self._live.pop(number)[1]
-            while routes:
-                del routes[-FREED_A_STEP:]
+            generation, parts = self._live.pop(number)
+            while self._gateway.shed(generation):
+                await asyncio.sleep(0)
+            del generation  # it must be gone before the parts of its graph are
+            while parts:
+                del parts[-FREED_A_STEP:]
                 await asyncio.sleep(0)
 
     async def _tick_for_ever(self) -> None:
@@ -272,6 +279,12 @@ class Worker:
                 await self._tick(message.ticket)
             elif isinstance(message, News):
                 self._gateway.learn(message.what)
+
+
+def _parts(graph: Graph) -> list[Any]:
+    """Return the many that a graph consists of."""
+    mappings = (getattr(graph, item.name) for item in fields(graph))
+    return [value for mapping in mappings if isinstance(mapping, Mapping) for value in mapping.values()]
 
 
 def main() -> None:

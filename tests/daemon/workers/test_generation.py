@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from routerd.config import load
 from routerd.daemon.workers import generation as module
 from routerd.daemon.workers.channel import Committed, Piece, Prepare, Prepared
-from routerd.daemon.workers.generation import ITEMS_A_PIECE, Assembly, Package, WorkerGone, pack, publish
+from routerd.daemon.workers.generation import ITEMS_A_PIECE, Assembly, Package, WorkerGone, pack, publish, unpack
 from routerd.errors import ConfigError
 from routerd.graph import Provider
+from tests.config.test_schema import CHANGES, changed
 from tests.daemon.fakes import graph, problem
 
 PACKAGE = Package(number=7, digest="d", frames=(), models=(), open=True)
@@ -66,6 +70,17 @@ def test_a_graph_arrives_as_it_was_sent_in_small_pieces() -> None:
     assert arrived.patterns[0] is arrived.routes["x-*"]
     assert arrived.providers["p"].auth.secret is not None
     assert arrived.providers["p"].auth.secret.reveal() == "sk-hidden"
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_what_any_key_of_the_schema_says_arrives_as_it_was_sent(key: str, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("models: {more: {chain: [a/x]}}")
+    (tmp_path / "key").write_text("from the file")
+    (tmp_path / "prompt.md").write_text("a prompt")
+    file = tmp_path / "routes.yaml"
+    file.write_text(json.dumps(changed(CHANGES[key])))
+    original = load(file, {"KEY": "from the environment"}).graph
+    assert unpack(pack(1, original)) == original
 
 
 def test_an_absent_clients_block_is_not_an_empty_one() -> None:

@@ -9,12 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import MappingProxyType
+from typing import ClassVar
 
 import pytest
 
 from routerd.daemon.workers.channel import Abort, Ask, Commit, Committed, Drain, Forget, Hello, Piece, Prepare, Prepared, Tick
 from routerd.daemon.workers.generation import pack
-from routerd.daemon.workers.worker import Worker
+from routerd.daemon.workers.worker import FREED_A_STEP, Worker
+from routerd.graph import Params
 from routerd.observe import Metrics, Snapshot
 from tests.daemon.fakes import Pipe, Plane, graph, until
 
@@ -115,6 +119,50 @@ async def test_a_piece_that_does_not_fit_is_answered_with_a_problem(desk: Desk) 
     refused = await desk.answer(Prepared)
     assert isinstance(refused, Prepared)
     assert "the piece routes cannot be added" in refused.problems[0].message
+
+
+class Counted:
+    """A value inside a graph whose end is counted: how many ended in this turn of the loop."""
+
+    ended: ClassVar[list[int]] = [0]
+
+    def __reduce__(self) -> tuple[type[Counted], tuple[()]]:
+        return Counted, ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counted)
+
+    __hash__ = None  # type: ignore[assignment]  # a value of a mapping
+
+    def __del__(self) -> None:
+        Counted.ended[-1] += 1
+
+
+async def test_an_old_generation_is_freed_some_at_a_time(desk: Desk) -> None:
+    models = 10 * FREED_A_STEP
+    base = graph("a", routes=models)
+    params = [Params(defaults=MappingProxyType({"x": Counted()})) for _ in base.routes]
+    traced = {route.name: replace(route, params=each) for route, each in zip(base.routes.values(), params, strict=True)}
+    frames = pack(1, replace(base, routes=traced, patterns=(traced["x-*"],))).frames
+    desk.control.sent.clear()  # the test's own copies
+    traced.clear()
+    params.clear()
+    for number, sent in ((1, frames), (2, pack(2, graph("b")).frames)):
+        desk.control.send_frames(sent)
+        await desk.answer(Prepared)
+        desk.control.send(Commit(number))
+        await desk.answer(Committed)
+    desk.control.sent.clear()
+    desk.plane.compiled[1] = True
+    gc.collect()
+    Counted.ended[:] = [0]
+    task = asyncio.create_task(desk.worker._free())
+    while not task.done():
+        await asyncio.sleep(0)
+        Counted.ended.append(0)
+    assert desk.plane.compiled == {}
+    assert sum(Counted.ended) == models + 1
+    assert max(Counted.ended) <= FREED_A_STEP
 
 
 async def test_a_question_is_answered_with_every_change_since_the_last(desk: Desk) -> None:

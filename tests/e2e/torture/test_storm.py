@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import aiohttp
 
+from routerd.daemon.reload.outcome import RESULTS
 from tests.support import answers
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, RawClient, ask, fetch, head_of
@@ -234,44 +235,97 @@ async def test_a_provider_that_goes_in_the_middle_of_a_stream_ends_it_in_good_or
     await until(forgotten)
 
 
+class Told:
+    """Everything that a daemon says of its reloads: each saying of one outcome must be the same."""
+
+    def __init__(self, running: Daemon, session: aiohttp.ClientSession, events: aiohttp.ClientResponse) -> None:
+        self._running, self._session, self._events = running, session, events
+        self._counts: dict[str, float] = {}
+        self.words: set[str] = set()
+
+    async def begin(self) -> None:
+        """Look at the counters before anything happens."""
+        self._counts = await self._reloads()
+
+    async def asked(self, path: str = "/-/reload") -> dict[str, object]:
+        """Ask for a reload; its answer must be what is told elsewhere."""
+        status, told = await post(self._session, self._running, path)
+        assert status == (200 if told["result"] in ("applied", "unchanged") else 422), told
+        return await self.heard(told)
+
+    async def heard(self, answer: dict[str, object] | None = None) -> dict[str, object]:
+        """Compare the next event, and `answer` if there is one, with counter, log and status; return it."""
+        kind, told = await self._event()
+        assert answer in (None, told)
+        word, trigger = str(told["result"]), told["trigger"]
+        ok, back = word in ("applied", "unchanged"), "rolled_back_to" in told
+        assert kind == ("rolled_back" if back else f"reload_{word}" if ok else "reload_rejected")
+        counts = await self._reloads()
+        changed = {key: value - self._counts[key] for key, value in counts.items() if value != self._counts[key]}
+        assert changed == {f'routerd_config_reloads_total{{result="{word}",trigger="{trigger}"}}': 1}
+        self._counts = counts
+        assert (await self._running.status())["last_reload"] == told
+        log = re.compile(rf"reload \({trigger}\): {word}(, generation|, back to|: refused)")
+        await until(lambda: any(log.search(line) for line in self._running.process.lines))
+        problems = told["problems"]
+        assert isinstance(problems, list)
+        assert bool(problems) is not ok
+        await until(lambda: all(one["message"] in self._running.process.output for one in problems))
+        self.words.add(word)
+        return told
+
+    async def _reloads(self) -> dict[str, float]:
+        samples = await self._running.metrics()
+        return {key: value for key, value in samples.items() if key.startswith("routerd_config_reloads_total")}
+
+    async def _event(self) -> tuple[str, dict[str, object]]:
+        kind = ""
+        async with asyncio.timeout(10):
+            while True:
+                line = (await self._events.content.readline()).decode().rstrip()
+                if line.startswith("event: "):
+                    kind = line[7:]
+                elif line.startswith("data: ") and (kind.startswith("reload_") or kind == "rolled_back"):
+                    return kind, dict(json.loads(line[6:]))
+
+
 async def test_every_outcome_is_told_in_one_word_everywhere(daemon: Start, upstream: Upstream) -> None:
-    """The API's answer, the counter, the log and /-/status; the event has the API's own fields."""
-    running = daemon(routes(upstream, "g1", big(0)), args=["--workers", "1"])
-    good = routes(upstream, "g1", big(0))
+    """The API's answer, the event, /-/status, the counter and the log: one word, one reason, for every result that there is."""
+    settle = "reload: {settle: 2s}\n"  # who asks is first: the watcher does not take the same edit up
+    good = settle + routes(upstream, "g1", big(0))
+    clients = "clients: {c: {key: sk-some-key-of-a-client, credits: {usd: 5}}}\n"
     tests = "tests: [{name: t, given: {model: m}, expect: {target: up/other}}]\n"
     edits = {
-        "applied": routes(upstream, "g2", big(0)),
-        "unchanged": routes(upstream, "g2", big(0)) + "# a comment\n",
+        "applied": good.replace("g1", "g2"),
+        "unchanged": good.replace("g1", "g2") + "# a comment\n",
         "yaml": good + "  - : [\n",
         "interpolate": good + "x-a: ${NO_SUCH_VARIABLE}\naliases: {a: '${NO_SUCH_VARIABLE}'}\n",
         "schema": good + "modles: {}\n",
         "semantic": good.replace("[up/g1]", "[nobody/g1]"),
         "tests": good + tests,
-        "shrink_guard": routes(upstream, "g3"),
+        "build": good + clients,  # credits are counted by the ledger, and there is none
+        "shrink_guard": settle + routes(upstream, "g3"),
     }
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(running.admin + "/events", timeout=aiohttp.ClientTimeout(total=60)) as events,
-    ):
+    running = daemon(good, args=["--workers", "1", "--ledger", "off"])
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession() as session, session.get(running.admin + "/events", timeout=timeout) as events:
+        told = Told(running, session, events)
+        await told.begin()
         for word, text in edits.items():
             running.config.write_text(text)
-            status, told = await post(session, running)
-            assert (told["result"], status) == (word, 200 if word in ("applied", "unchanged") else 422), told
-            await until(lambda w=word: f"): {w}" in running.process.output)  # type: ignore[misc]
-            assert (await running.metrics())[f'routerd_config_reloads_total{{result="{word}",trigger="api"}}'] == 1
-            assert (await running.status())["last_reload"]["result"] == word
-            assert await _heard(events, "api") == told
+            assert (await told.asked())["result"] == word
         running.config.unlink()
-        status, told = await post(session, running)
-        assert (status, told["result"]) == (422, "read")
-        running.config.write_text(good)
-        assert (await post(session, running, "/-/rollback"))[1]["result"] == "applied"
-
-
-async def _heard(events: aiohttp.ClientResponse, trigger: str) -> dict[str, object]:
-    """Return the next event of a reload by `trigger`."""
-    async with asyncio.timeout(5):
-        while True:
-            line = (await events.content.readline()).decode()
-            if line.startswith("data: ") and (data := json.loads(line[6:])).get("trigger") == trigger:
-                return dict(data)
+        assert (await told.asked())["result"] == "read"
+        running.config.write_text(edits["applied"])
+        assert (await told.asked())["result"] == "unchanged"
+        back = await told.asked("/-/rollback")
+        assert (back["result"], back["trigger"], back["rolled_back_to"]) == ("applied", "rollback", 1)
+        running.write(edits["unchanged"])  # a comment: still what was rolled back
+        held = await told.heard()
+        assert (held["result"], held["trigger"]) == ("reverted", "file")
+        running.write(good.replace("g1", "g4"))
+        served = await told.heard()
+        assert (served["result"], served["trigger"]) == ("applied", "file")
+        running.process.signal(signal.SIGHUP)
+        assert (await told.heard())["trigger"] == "signal"
+    assert told.words == set(RESULTS)

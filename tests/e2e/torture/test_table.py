@@ -7,7 +7,7 @@ import re
 
 HERE = pathlib.Path(__file__).resolve().parent
 TESTS = HERE.parents[1]
-NAMED = re.compile(r"\b((?:torture|daemon|e2e|config|upstream)/[\w/]+\.py)(?:::(\w+))?")
+NAMED = re.compile(r"\b((?:torture|daemon|e2e|config|server|upstream)/[\w/]+\.py)(?:::(\w+))?")
 
 
 def test_every_rule_has_a_test_that_exists() -> None:

@@ -181,19 +181,26 @@ async def until_serves(running: Daemon, model: str) -> None:
 
 # ── a storm ──
 
+LAST_WRITE_S = 0.5  # from the last write of a storm until it serves
+STORMS = 3  # the best of them counts in the short form: other tests run on this machine; the long form has one
+
 
 async def test_the_last_of_two_thousand_writes_at_200_a_second_serves(daemon: Start, long_form: bool) -> None:
     """The short form of 1,000 writes in 5 s is in tests/e2e/test_reload_safety.py; here in place, at 200 a second."""
     running = daemon(routes(0), args=["--workers", "1"])
-    writes, began_s = (2000 if long_form else 400), time.monotonic()
-    for i in range(writes):
-        running.config.write_text(routes(i % 1000))
-        await asyncio.sleep(max(0.0, began_s + (i + 1) * 0.005 - time.monotonic()))
-    last_s = time.monotonic()
-    await until_serves(running, f"v{(writes - 1) % 1000:03}")
-    assert time.monotonic() - last_s < 0.5 + 0.5  # half a second of its own, and half for a machine that runs other tests
+    took_s: list[float] = []
+    while min(took_s, default=9.0) > LAST_WRITE_S and len(took_s) < (1 if long_form else STORMS):
+        writes, began_s = (2000 if long_form else 400), time.monotonic()
+        first = 500 * len(took_s)
+        for i in range(first, first + writes):
+            running.config.write_text(routes(i % 1000))
+            await asyncio.sleep(max(0.0, began_s + (i - first + 1) * 0.005 - time.monotonic()))
+        last_s = time.monotonic()
+        await until_serves(running, f"v{(first + writes - 1) % 1000:03}")
+        took_s.append(time.monotonic() - last_s)
+    assert min(took_s) <= LAST_WRITE_S, took_s
     status = await running.status()
-    assert status["generation"] < 20
+    assert status["generation"] < 20 * len(took_s)
     assert status["drift"] is False
 
 
