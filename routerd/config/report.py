@@ -20,6 +20,21 @@ MAX_PROBLEMS = 1000
 MAX_LOOKS = 50_000
 
 
+_LOOKALIKES = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b", "a typographic quote ({}): write \" or '"),
+    **dict.fromkeys("\u00a0\u2007\u202f\u3000", "a space of another kind ({}): write a usual one"),
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", "an invisible character ({}): delete it"),
+}
+
+
+def lookalike(source: str) -> str:
+    """Return a hint if a line has a character that only looks like what YAML wants, as text from a web page or a chat has."""
+    if source.isascii():
+        return ""
+    at, char = next(((at, char) for at, char in enumerate(source, 1) if char in _LOOKALIKES), (0, ""))
+    return f"in column {at} is " + _LOOKALIKES[char].format(f"U+{ord(char):04X}") if char else ""
+
+
 class Report:
     """The problems of one load."""
 
@@ -51,9 +66,11 @@ class Report:
     ) -> Problem:
         """Return a problem at a place, with its source line and without what was hidden; add it nowhere."""
         file = self.tree.files.get(origin.file)
+        source = file.line(origin.line) if file else ""
+        hint = "; ".join(filter(None, (hint, lookalike(source) if severity == "error" else "")))
         return Problem(
             stage=stage, code=code, path=path_text(path), message=self._safe(message), file=origin.file, line=origin.line,
-            column=origin.column, source=file.line(origin.line) if file else "", hint=self._safe(hint), severity=severity,
+            column=origin.column, source=source, hint=self._safe(hint), severity=severity,
         )  # fmt: skip
 
     def add(

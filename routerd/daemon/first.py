@@ -36,7 +36,22 @@ async def first_generation(control: Control) -> int | None:
             return kept
     if outcome.ok:
         return None
+    await _offer_last_good(control)
     return CANNOT_REACH if outcome.unreadable else INVALID
+
+
+async def _offer_last_good(control: Control) -> None:
+    """Say how to serve what was kept, if there is anything: an operator in an outage should not have to know."""
+    from routerd.daemon.reload import keep
+
+    directory = control.settings.state_dir
+    if directory is None or control.settings.on_invalid == "last-good":
+        return
+    try:
+        await asyncio.to_thread(keep.read, directory, control.settings.config)
+    except keep.Unusable:
+        return
+    log.error("what served last is kept in %s: `--on-invalid last-good` serves it until the files are right", directory)
 
 
 async def _from_last_good(control: Control) -> Outcome | int | None:

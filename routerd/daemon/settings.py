@@ -106,7 +106,7 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         listen=read("listen", Address.parse),
         admin=read("admin", Address.parse),
         workers=read("workers", _workers),
-        state_dir=read("state_dir", lambda text: Path(text) if text else None),
+        state_dir=read("state_dir", _directory),
         open=read("open", _yes_or_no),
         drain_timeout_s=read("drain_timeout", duration_s),
         log_format=read("log_format", partial(_one_of, "text", "json")),
@@ -143,6 +143,19 @@ def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
         raise ValueError(f"{text!r} is not a number from 1 to {MOST_WORKERS}, nor `auto`")
     return int(text)
+
+
+def _directory(text: str) -> Path | None:
+    """Read the path of a directory that may be made yet; what cannot be written there is only told, as a disk may be full."""
+    if not text:
+        return None
+    path = Path(text)
+    for there in (path, *path.parents):
+        if os.path.lexists(there):
+            if not os.path.isdir(there):
+                raise ValueError(f"{there} is no directory")
+            break
+    return path
 
 
 def _yes_or_no(text: str) -> bool:

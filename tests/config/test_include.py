@@ -28,6 +28,14 @@ def test_files_are_joined_in_the_order_of_their_names(tmp_path: pathlib.Path) ->
     assert [one.path.name for one in loaded.inputs] == ["routes.yaml", "conf.d", "b.yaml", "z.yaml"]
 
 
+def test_a_pattern_that_matches_nothing_is_told_and_a_file_that_comes_is_not(tmp_path: pathlib.Path) -> None:
+    (warning,) = load(write(tmp_path), {}).warnings
+    assert (warning.code, warning.line, warning.column, warning.severity) == ("no-match", 2, 11, "warning")
+    assert warning.message == "no file matches 'conf.d/*.yaml'"
+    assert str(tmp_path) in warning.hint
+    assert load(write(tmp_path, a="models: {b: {chain: [demo/b]}}"), {}).warnings == ()
+
+
 def test_a_section_may_be_in_the_included_files_only(tmp_path: pathlib.Path) -> None:
     path = write(
         tmp_path, a="budgets: {x: {concurrency: 1}}", b="budgets: {y: {concurrency: 1}}\ndefaults: {retry: {attempts: 2}}"

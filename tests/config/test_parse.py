@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 from collections.abc import Callable
 
 import pytest
+
+from routerd.config import load
+from routerd.errors import ConfigError
 
 HEAD = "version: 1\nproviders:\n  demo: {dialect: simulator}\n"
 BODY = "models:\n  demo: {chain: [demo/echo]}\n"
@@ -89,6 +93,22 @@ def test_every_duplicate_key_is_told_with_both_places(problems_of: Problems) -> 
     assert [line.split(" ")[0] for line in found] == ["5:24", "6:3"]
     assert "routes.yaml:5:7" in found[0]
     assert "routes.yaml:5:3" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("version: \u201c1\u201d\n", "in column 10 is a typographic quote (U+201C): write \" or '"),
+        ("version: 1\nmod\u200bels: {}\n", "in column 4 is an invisible character (U+200B): delete it"),
+        ("version: 1\nmodels:\n\u00a0 m: {}\n", "in column 1 is a space of another kind (U+00A0): write a usual one"),
+    ],
+)
+def test_what_only_looks_right_is_named(tmp_path: pathlib.Path, text: str, hint: str) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    assert [problem.hint for problem in caught.value.problems if problem.hint.endswith(hint)]
 
 
 def test_a_variable_inside_brackets_gets_its_own_hint(problems_of: Problems) -> None:

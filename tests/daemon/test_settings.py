@@ -178,3 +178,13 @@ def test_a_ledger_is_kept_for_ninety_days_or_as_told() -> None:
     with pytest.raises(ValueError, match=r"^--ledger: mysql:// is no ledger"):
         settings_from({"ledger": "mysql://me:secret@h/d"}, {})
     assert "secret" not in repr(settings_from({"ledger": "postgres://me:secret@h/d"}, {}))
+
+
+def test_a_state_directory_that_is_a_file_is_told_at_once_and_a_missing_one_is_made_later(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for wrong in (file, file / "below"):
+        with pytest.raises(ValueError, match=f"--state-dir: {file} is no directory"):
+            settings_from({"state_dir": str(wrong)}, {})
+    missing = tmp_path / "a" / "b"
+    assert settings_from({"state_dir": str(missing)}, {}).state_dir == missing

@@ -44,6 +44,20 @@ async def test_the_daemon_tells_what_its_files_would_change(daemon: Callable[...
     assert (status, told["to"], len(told["changes"])) == (1, str(running.config), 3)
     assert "secret" not in said
 
+    more = "".join(f"  m{i}: {{chain: [demo/x]}}\n" for i in range(8))
+    wide, narrow = (f"version: 1\nproviders: {{demo: {{dialect: simulator}}}}\nmodels:\n{text}" for text in (more, more[:48]))
+    running.write(wide)
+    await running.generation(4)
+    running.write(narrow)
+    old = tmp_path / "old.yaml"
+    old.write_text(wide)
+    for against in ("running", str(old)):
+        status, said = routerd(running, "diff", "--against", against, "--config", str(running.config))
+        assert status == 1
+        assert "error[shrink-guard] models: 6 of 8 models would go" in said
+        assert "routerd: a reload refuses this as it stands" in said
+        assert "- drops m7" in said
+
     other = tmp_path / "other.yaml"
     other.write_text(ROUTES % ("x", "y"))
     status, said = routerd(running, "diff", "--config", str(other))

@@ -18,7 +18,7 @@ import pytest
 from tests.support import answers
 from tests.support.daemon import ROUTERD, Daemon, until
 from tests.support.http import CHAT, ask, fetch
-from tests.support.process import clean_environ
+from tests.support.process import Process, clean_environ
 from tests.support.upstream import Upstream
 
 Start = Callable[..., Daemon]
@@ -87,7 +87,9 @@ async def test_a_rollback_holds_until_the_file_changes(daemon: Start) -> None:
     done = await asyncio.to_thread(command, running, "rollback")
     assert (done.returncode, done.stdout.split(",")[0]) == (0, "applied: generation 3")
     status = await running.status()
-    assert (status["models"], status["drift"], status["history"]) == (2, True, 3)
+    assert (status["models"], status["drift"], status["history"], status["held"]) == (2, True, 3, "rollback")
+    shown = (await asyncio.to_thread(command, running, "status")).stdout
+    assert "what they hold was rolled back; `routerd reload` applies it all the same" in shown
     assert {worker["digest"] for worker in status["workers"]} == {status["digest"]}
     assert status["file_digest"] != status["digest"]
     assert (await running.metrics())["routerd_config_drift"] == 1
@@ -115,7 +117,7 @@ async def test_a_rollback_to_what_never_served_is_refused(daemon: Start) -> None
     running = daemon(demo(1))
     assert (await post(running, "/-/rollback"))[0] == 404
     code, answer = await post(running, "/-/rollback?to=7")
-    assert (code, answer["error"]) == (404, "generation 7 is not in the history")
+    assert (code, answer["error"]) == (404, "generation 7 is not in the history; known are 1")
     done = await asyncio.to_thread(command, running, "rollback", "7")
     assert done.returncode == 1
     assert "generation 7 is not in the history" in done.stderr
@@ -201,6 +203,11 @@ async def test_a_bad_file_and_a_restart_serve_the_last_good_one(daemon: Start) -
     first.config.write_text(text.replace("chain", "chian"))
     first.config.with_name("prompt.md").unlink()
 
+    argv = [*ROUTERD, "serve", "--config", str(first.config), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    failed = Process([*argv, "--state-dir", str(first.config.parent / "state")])
+    assert await asyncio.to_thread(failed.wait) == 2
+    assert "`--on-invalid last-good` serves it until the files are right" in failed.output
+    failed.stop()
     again = Again(first, daemon).start()
     assert "error[unknown-key]" in again.process.output
     assert "the last good configuration serves" in again.process.output
@@ -241,10 +248,8 @@ def test_without_a_kept_one_or_the_wish_for_it_a_bad_file_is_exit_2(tmp_path: pa
     assert ("no last good configuration to start from" in done.stderr) is bool(args)
 
 
-async def test_a_state_directory_that_cannot_be_written_is_a_warning(daemon: Start, tmp_path: pathlib.Path) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where a directory should be")
-    running = daemon(demo(1), args=["--state-dir", str(blocked)])
+async def test_a_state_directory_that_cannot_be_written_is_a_warning(daemon: Start) -> None:
+    running = daemon(demo(1), args=["--state-dir", "/proc/routerd"])  # not even by root
     assert (await fetch(running, CHAT, ask(model="m0"))).status == 200
     running.write(demo(2))
     await running.generation(2)

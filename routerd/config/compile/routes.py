@@ -20,6 +20,7 @@ from routerd.graph import Balance, Pattern, Provider, Route, Step, SystemPrompt,
 
 MAX_PROMPT_BYTES = 1024 * 1024
 _PLACEHOLDER = re.compile(r"\{([0-9]+)\}")
+_UNCLOSED = re.compile(r"\{([0-9]+)(?![0-9}])")
 
 
 def compile_routes(build: Build, defaults: Defaults, providers: Mapping[str, Provider]) -> dict[str, Route]:
@@ -145,6 +146,9 @@ class _RouteOf:
                 stars = f"{count} star{'s' if count != 1 else ''}" if count else "no star"
                 message = f"{{{number[:6]}}} stands for no star: {owner} has {stars}"
                 self._build.error(path, "bad-placeholder", message, "{1} is what the first star matched")
+        if unclosed := _UNCLOSED.search(model):
+            number = unclosed[1]
+            self._build.error(path, "bad-placeholder", f"{{{number} is not closed", f"write {{{number}}}")
 
     def _warn_if_dead(self, route: Route) -> None:
         """A route that nobody can answer is told, not refused: its credentials may come later."""

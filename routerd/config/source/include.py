@@ -85,8 +85,13 @@ class _Assembly:
         out: dict[FilePath, Path] = {}
         for i, pattern in enumerate(patterns):
             if isinstance(pattern, str) and pattern and "\0" not in pattern:
-                for path in self._matches(pattern):
+                found = self._matches(pattern)
+                for path in found:
                     out.setdefault(path, ("include", i))
+                if not found:
+                    message = f"no file matches {describe(pattern)}"
+                    hint = f"patterns begin at {self._path.absolute().parent}; a file that comes later is taken up"
+                    self._report.add("read", "no-match", ("include", i), message, hint=hint, severity="warning")
         if len(out) > MAX_FILES:
             self._report.add("read", "too-many-files", ("include",), f"more than {MAX_FILES} files are included")
             return []

@@ -122,6 +122,7 @@ class _Builder:
         self._anchors: dict[str, tuple[Any, int, bool]] = {}  # name -> value, nodes, had a `$` and no quotes
         self._sizes: dict[int, int] = {}
         self._root: Any = None
+        self._quoted: tuple[int, int, int] | None = None  # line, column and last line of the latest quoted text of several lines
 
     def document(self) -> Any:
         """Read all events; return the root value."""
@@ -163,6 +164,8 @@ class _Builder:
         self._count(event)
         plain = event.implicit[0]
         text = event.value
+        if event.style in _QUOTES and event.end_mark.line > event.start_mark.line:
+            self._quoted = event.start_mark.line + 1, event.start_mark.column + 1, event.end_mark.line + 1
         value: Any = text
         if plain:
             try:
@@ -305,6 +308,8 @@ class _Builder:
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
         source = self._tree.files[self._name].line(line)
         problem = exc.problem or "not valid YAML"
+        if (unclosed := self._unclosed(exc, line)) is not None:
+            return unclosed
         where = ""
         if exc.context and exc.context_mark is not None and exc.context_mark.line + 1 != line:
             where = f" ({exc.context} that starts in line {exc.context_mark.line + 1})"
@@ -319,6 +324,34 @@ class _Builder:
         return _Fatal("bad-yaml", origin, problem + where, _syntax_hint(problem, source, column))
 
 
+    def _unclosed(self, exc: yaml.MarkedYAMLError, line: int) -> _Fatal | None:
+        """Point at the bracket or quote that is not closed, if that is the mistake: libyaml names a place further down."""
+        mark, context = exc.context_mark, exc.context or ""
+        if mark is not None and "flow" in context and mark.line + 1 < line:
+            return self._opened(mark.line + 1, mark.column + 1, f"line {line} does not go on with it")
+        if "flow node" in context and self._stack:
+            return self._opened(self._stack[-1].line, self._stack[-1].column, "the file ends before it does")
+        if mark is not None and "quoted scalar" in context and "end of stream" in (exc.problem or ""):
+            return self._opened(mark.line + 1, mark.column + 1, "the file ends before it does")
+        if self._quoted is not None and self._quoted[2] == line and "did not find expected" in (exc.problem or ""):
+            return self._opened(*self._quoted[:2], f"the text goes on to line {line}, and what follows it there is no YAML")
+        return None
+
+    def _opened(self, line: int, column: int, why: str) -> _Fatal | None:
+        opens = self._tree.files[self._name].line(line)[column - 1 : column]
+        if opens not in _CLOSED_BY:
+            return None
+        what = "quote" if opens in _QUOTES else "bracket"
+        return _Fatal("not-closed", Origin(self._name, line, column), f"this {what} is not closed: {why}", _CLOSED_BY[opens])
+
+
+_QUOTES = ('"', "'")
+_CLOSED_BY = {
+    "[": "write the ] that is missing, or a comma between two items",
+    "{": "write the } that is missing, or a comma between two items",
+    '"': 'write the " that is missing; inside of it a " is \\"',
+    "'": "write the ' that is missing; inside of it a ' is ''",
+}
 _MERGE = object()
 _FLOW_HINT = 'inside {} and [] write it in quotes: "${NAME}"'
 
@@ -329,6 +362,8 @@ def _syntax_hint(problem: str, source: str, column: int) -> str:
         return f"a text that starts with {at} needs quotes"
     if "mapping values are not allowed" in problem:
         return "a text with `: ` in it needs quotes; otherwise look at the indentation"
+    if "did not find expected key" in problem and source[: column - 1].rstrip()[-1:] in _CLOSED_BY:
+        return "the quotes end before this: within '...' write '' for ', within \"...\" write \\\" for \""
     if "did not find expected key" in problem or "expected '-' indicator" in problem or "block end" in problem:
         return "look at the indentation of this line and the one above"
     if "',' or '}'" in problem or "',' or ']'" in problem:

@@ -73,6 +73,7 @@ class ControlRoom:
             "config": str(control.settings.config),
             "config_path": os.path.abspath(control.settings.config),
             "inputs": [str(path) for path in control.watcher.paths],
+            "held": reloader.held,
             "drift": control.drifts(),
             "file_digest": reloader.file_digest,
             "listen": str(control.settings.listen),
@@ -118,7 +119,10 @@ class ControlRoom:
         history = self._control.reloader.history
         entry = history.previous() if to is None else history.find(to)
         if entry is None:
-            raise LookupError("nothing served before" if to is None else f"generation {to} is not in the history")
+            if to is None:
+                raise LookupError("nothing served before")
+            known = ", ".join(str(one["generation"]) for one in history.as_json())
+            raise LookupError(f"generation {to} is not in the history; known are {known}")
         outcome = await asyncio.shield(self._control.reloader.roll_back(entry))
         return outcome.ok, outcome.as_json()
 
@@ -126,6 +130,7 @@ class ControlRoom:
         """Say what a reload would change; LookupError when nothing serves yet."""
         from routerd.config import diff
         from routerd.daemon.load.configuration import load_checked
+        from routerd.daemon.reload.guard import shrunk
 
         reloader, config = self._control.reloader, self._control.settings.config
         if reloader.graph is None or reloader.serving is None:
@@ -136,7 +141,9 @@ class ControlRoom:
         except ConfigError as exc:
             return False, {**told, "result": exc.stage, "problems": [problem_as_json(problem) for problem in exc.problems]}
         changes = await asyncio.to_thread(diff, reloader.graph, loaded.graph)
-        return True, {**told, "digest": loaded.graph.digest, "changes": [change.as_json() for change in changes]}
+        refused = [problem_as_json(problem) for problem in shrunk(reloader.graph, loaded.graph, config)]
+        made = [change.as_json() for change in changes]
+        return True, {**told, "digest": loaded.graph.digest, "changes": made, "refused": refused}
 
     async def usage(self, by: str, since: str, until: str) -> Mapping[str, Any]:
         """Return what was used, by the ledger, entries that are on their way to it included."""

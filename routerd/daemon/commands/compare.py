@@ -64,6 +64,9 @@ def diff(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     new, status = load_or_report(file)
     if new is None:
         return status
+    from routerd.daemon.reload.guard import shrunk
+
+    _warn(shrunk(old.graph, new.graph, file))
     return _show([change.as_json() for change in differences(old.graph, new.graph)], str(other), str(file), flags["format"])
 
 
@@ -78,7 +81,15 @@ def _running(admin: Address, config: str | None, form: str) -> int:
         return complain(f"{admin} refused: {answer.get('error', code)}", FAILED)
     if config is not None and os.path.realpath(config) != os.path.realpath(answer["config"]):
         return complain(f"the daemon at {admin} reads {answer['config']}, not {config}; name one with --against", INVALID)
+    _warn([Problem(**problem) for problem in answer["refused"]])
     return _show(answer["changes"], f"generation {answer['generation']}", answer["config"], form)
+
+
+def _warn(refused: Sequence[Problem]) -> None:
+    """Say beside the changes, on stderr, that a reload would refuse them."""
+    if refused:
+        print(report(refused, sys.stderr), file=sys.stderr)
+        print("routerd: a reload refuses this as it stands", file=sys.stderr)
 
 
 def _show(changes: Sequence[Mapping[str, str]], old: str, new: str, form: str) -> int:

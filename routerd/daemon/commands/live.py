@@ -20,6 +20,10 @@ from routerd.errors import Problem
 __all__ = ["Unanswered", "ask", "ask_quietly", "drain", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
+HELD = {  # why the files do not serve though nothing is wrong with them
+    "rollback": ": what they hold was rolled back; `routerd reload` applies it all the same",
+    "probation": ": probation rolled back what they hold; change them, or `routerd rollback N`",
+}
 NOT_ADMIN = "what answers at {} is not the admin listener of routerd; `serve` says its address, tell it with --admin"
 
 
@@ -98,9 +102,10 @@ def status(admin: Address, form: str) -> int:
 
 def _status_lines(told: Mapping[str, Any]) -> list[str]:
     last = told["last_reload"] or {}
+    held = HELD[told["held"]] if told.get("held") else ""
     serves = [
         f"generation {told['generation']} of {told['config']}, digest {told['digest'][:16]}, {count(told['models'], 'model')}",
-        f"drift: {'the files differ from what serves' if told['drift'] else 'none'}",
+        f"drift: the files differ from what serves{held}" if told["drift"] else "drift: none",
     ]
     lines = [
         f"routerd {told['version']}, pid {told['pid']}, up {told['uptime_s']:.0f} s, {'ready' if told['ready'] else 'not ready'}",
@@ -108,9 +113,7 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         *_notes(told),
         f"last reload: {_ended(last)} ({last.get('trigger', '-')})",
     ]
-    for problem in last.get("problems", ()):
-        place = f"{problem['file']}:{problem['line']}:{problem['column']}: " if problem["file"] else ""
-        lines.append(f"  {place}{problem['severity']}[{problem['code']}] {problem['path']}: {problem['message']}")
+    lines.extend(line for problem in last.get("problems", ()) for line in _problem_lines(problem))
     lines.extend(f"disabled: {path}: {why}" for path, why in told["disabled"].items())
     lines.extend(
         f"worker {worker['worker']}: {'up' if worker['up'] else 'down'}, pid {worker['pid']}, "
@@ -125,6 +128,15 @@ def _status_lines(told: Mapping[str, Any]) -> list[str]:
         if one["rank"] != "free" or one["reasons"]
     )
     return lines
+
+
+def _problem_lines(problem: Mapping[str, Any]) -> list[str]:
+    """Return a problem in a line, and its hint in another."""
+    at = f":{problem['line']}:{problem['column']}" if problem["line"] else ""
+    place = f"{problem['file']}{at}: " if problem["file"] else ""
+    path = f" {problem['path']}:" if problem["path"] else ""
+    hint = [f"    = {problem['hint']}"] if problem["hint"] else []
+    return [f"  {place}{problem['severity']}[{problem['code']}]{path} {problem['message']}", *hint]
 
 
 def _ended(last: Mapping[str, Any]) -> str:

@@ -157,6 +157,11 @@ class Reloader:
         """Whether the files, as last read, would serve something else than what serves."""
         return self.serving is None or self.file_digest != self.serving.digest
 
+    @property
+    def held(self) -> str:
+        """Who rolled back what the files hold, so that it does not serve: rollback, probation, or nobody."""
+        return "" if not self._held else "probation" if self._held_for_all else "rollback"
+
     async def run(self) -> None:
         """Serve the queue until cancelled."""
         while True:

@@ -17,6 +17,7 @@ from routerd.graph import Template, TemplateFields, TemplateStream
 PLACES = ("prompt", "messages", "system", "last_user", "model", "stream")
 _PLACEHOLDER = re.compile(r"\{\{|\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
+_UNCLOSED = re.compile(r"(?<!\{)\{([A-Za-z_][A-Za-z0-9_.-]*)(?![A-Za-z0-9_.}-])")
 _POINTERS = ("text", "finish", "error", "input_tokens", "output_tokens")
 _OWN_FORM = frozenset({"vercel", "raw"})  # formats that say themselves where everything is
 
@@ -35,6 +36,7 @@ def template(build: Build, path: Path, body: Mapping[str, Any]) -> Template:
     for name in _names(spec.get("path", "")):
         if name != "model":
             build.error((*path, "path"), "bad-placeholder", f"{{{name}}} cannot stand in a path", "{model} can")
+    _check_closed(build, (*path, "path"), spec.get("path", ""))
     response = spec.get("response")
     return Template(
         request=dict(spec["request"]),
@@ -85,6 +87,15 @@ def _check_places(build: Build, path: Path, value: Any) -> None:
             if name not in PLACES and not (name.startswith("params.") and len(name) > len("params.")):
                 hint = did_you_mean(name, PLACES) or f"known are {', '.join(PLACES)} and params.NAME; a brace is {{{{"
                 build.error(path, "bad-placeholder", f"{{{name}}} is not a placeholder", hint)
+        _check_closed(build, path, value)
+
+
+def _check_closed(build: Build, path: Path, text: str) -> None:
+    """Refuse a placeholder without its end; any other single brace is text."""
+    for found in _UNCLOSED.finditer(text):
+        name = found[1]
+        if name in PLACES or name.startswith("params."):
+            build.error(path, "bad-placeholder", f"{{{name} is not closed", f"write {{{name}}}; a brace itself is {{{{")
 
 
 def _names(text: str) -> Iterator[str]:
