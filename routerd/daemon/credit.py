@@ -1,9 +1,9 @@
 """Credits of clients: before a generation that grants them serves, what was used already is read from the ledger and counted.
 
 Workers take credits from the counters that they share, like any budget; only the begin is special, as nothing forgets it. A grant
-(client, kind, first day) is read once in the life of the daemon: after that the counters know it better than the ledger, where
-entries come later. Without a ledger nobody could tell what was used, and with counters shared by hosts not where: both are
-refused.
+(client, kind, first day) is read when a generation brings it. As long as it serves, the counters know it better than the ledger,
+where entries come later. One that comes back is read again: what its client used meanwhile was charged to nothing. Without a
+ledger nobody could tell what was used, and with counters shared by hosts not where: both are refused.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class CreditOffice:
         self._counters = counters
         self._crew = crew
         self._shared = shared
-        self._granted: set[bytes] = set()
         self._credits: Mapping[str, Credits] = {}
 
     async def grant(self, credits: Mapping[str, Credits]) -> None:
         """Have the counters know what these clients used. Raises ConfigError when nobody can tell."""
-        fresh = {name: one for name, one in credits.items() if credit_charge(name, one).key not in self._granted}
+        served = {credit_charge(name, one).key for name, one in self._credits.items()}
+        fresh = {name: one for name, one in credits.items() if credit_charge(name, one).key not in served}
         if fresh:
             ledger = self._usable(next(iter(fresh)))
             if self._crew.current is not None:
@@ -46,10 +46,10 @@ class CreditOffice:
                 await ledger.flush(FLUSH_S)
         for name, one in fresh.items():
             charge = credit_charge(name, one)
-            used = await self._used(name, one)
-            if used:
-                self._counters.count(charge, used, time.monotonic())
-            self._granted.add(charge.key)
+            now_s = time.monotonic()
+            missing = await self._used(name, one) - self._counters.used(charge, now_s)
+            if missing > 0:
+                self._counters.count(charge, missing, now_s)
 
     def serve(self, credits: Mapping[str, Credits]) -> None:
         """These are the credits of the generation that serves."""

@@ -46,7 +46,7 @@ def test_without_a_name_it_is_the_configuration(
 @pytest.mark.parametrize(
     ("data", "status", "says"),
     [
-        (b"a: [1\n", 2, "error[bad-yaml]"),
+        (b"a: [1\n", 2, "error[not-closed]"),
         (b"? '\n\n   '\n:  - null\n   - ''\n", 2, "left as it is"),
         (b"a: \xff\n", 2, "is not UTF-8: byte 0xff at offset 3; left as it is"),
         (None, 3, "No such file"),

@@ -98,6 +98,20 @@ async def test_the_balance_survives_a_restart(tmp_path: pathlib.Path, upstream: 
         second.stop()
 
 
+async def test_what_is_used_while_a_grant_is_away_is_charged_when_it_is_back(daemon: Start, upstream: Upstream) -> None:
+    upstream.always(answers.reply())
+    running = daemon(routes(upstream.url, "100"))
+    assert (await small(running)).status == 200
+    for number, credits in ((2, ""), (3, "100")):
+        assert [(await small(running)).status for _ in range(2)] == [200] * 2
+        running.write(routes(upstream.url, credits))
+        await running.generation(number)
+    assert (await credit_of(running))["used"] == 5 * USED
+    statuses = [(await small(running)).status for _ in range(5)]
+    assert (5 + statuses.count(200)) * USED <= 100
+    assert statuses[-1] == 402
+
+
 async def test_over_two_workers_nobody_gets_more_than_was_granted(daemon: Start, upstream: Upstream) -> None:
     upstream.always(answers.reply())
     running = daemon(routes(upstream.url, "1000"), args=["--workers", "2"])

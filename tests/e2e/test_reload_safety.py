@@ -205,7 +205,7 @@ async def test_a_bad_file_and_a_restart_serve_the_last_good_one(daemon: Start) -
 
     argv = [*ROUTERD, "serve", "--config", str(first.config), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     failed = Process([*argv, "--state-dir", str(first.config.parent / "state")])
-    assert await asyncio.to_thread(failed.wait) == 2
+    assert await asyncio.to_thread(failed.wait, 60) == 2
     assert "`--on-invalid last-good` serves it until the files are right" in failed.output
     failed.stop()
     again = Again(first, daemon).start()
