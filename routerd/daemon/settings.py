@@ -7,6 +7,7 @@ which wins over the default. A value that makes no sense is a ValueError whose m
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Mapping
