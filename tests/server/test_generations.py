@@ -116,7 +116,7 @@ async def test_the_build_connects_to_nobody_and_leaves_nothing_that_could_fail_t
 
 @pytest.mark.parametrize(("models", "target_s"), [(200, 0.001), (2000, 0.005)])
 async def test_the_swap_is_short(graph_of: Callable[[str], Graph], models: int, target_s: float) -> None:
-    """State reconciliation included. The best of five: other tests run on this machine."""
+    """State reconciliation included. Time of this thread, and the best of four: other tests run on this machine."""
     data, took_s, many = gateway(), [], models // 10
     auth = "auth: {type: none}"
     providers = "".join(f'  p{i}: {{base_url: "http://127.0.0.1:{9000 + i}/v1", {auth}}}\n' for i in range(many))
@@ -124,9 +124,9 @@ async def test_the_swap_is_short(graph_of: Callable[[str], Graph], models: int, 
     for number in range(1, 6):
         text = "".join(f"  m{i}: {{chain: [p{i % many}/x{number}]}}\n" for i in range(models))
         generation = await data.prepare(number, graph_of(f"version: 1\nproviders:\n{providers}models:\n{text}"))
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         data.swap(generation)
-        took_s.append(time.perf_counter() - began_s)
+        took_s.append(time.thread_time() - began_s)
         await asyncio.sleep(0)
     gc.enable()
     assert min(took_s[1:]) <= target_s, took_s
