@@ -26,7 +26,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 LOAD_CORE, GATEWAY_CORE = CORES[0], CORES[-1]
 ANY = ",".join(map(str, CORES))  # for what is counted, not timed
-ROUTERD = (sys.executable, "-c", "import sys; from routerd.daemon.cli import main; sys.exit(main())")
+ROUTERD = (sys.executable, "-c", "import sys; from routerd.daemon.entry import main; sys.exit(main())")
 
 
 class Void(Exception):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -101,3 +103,31 @@ def test_output_that_nobody_takes_is_no_traceback(command: str, tmp_path: pathli
         assert "Traceback" not in said
         assert "Exception ignored" not in said
     os.close(writer)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from routerd.daemon import entry
+
+moment = sys.argv.pop(1)
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "status"),
+    [("routerd.daemon.cli", -signal.SIGINT), ("routerd.daemon.commands.usage", -signal.SIGINT), ("yaml", 130)],
+    ids=["at its begin", "while it imports", "in the command"],
+)
+def test_an_interrupt_is_no_traceback_whenever_it_comes(moment: str, status: int, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    argv = [sys.executable, "-c", INTERRUPTED, moment, "check", "good.yaml"]
+    done = subprocess.run(argv, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")

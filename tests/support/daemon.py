@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.process import Process
 
-ROUTERD = (sys.executable, "-c", "import sys; from routerd.daemon.cli import main; sys.exit(main())")
+ROUTERD = (sys.executable, "-c", "import sys; from routerd.daemon.entry import main; sys.exit(main())")
 READY = re.compile(r"ready listen=(http://\S+) admin=(http://\S+) generation=(\d+)")
 
 
