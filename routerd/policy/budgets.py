@@ -91,6 +91,17 @@ class Lease:
         self.taken = taken
         self.freed: Callable[[], None] | None = None
 
+    def split(self, first: Bill, second: Bill) -> tuple[Lease, Lease]:
+        """Return two leases in the place of this one, which is on the charges of `first` and then those of `second`."""
+        taken, at = self.taken, len(first.charges)
+        over = tuple(i - at for i in taken.over if i >= at)
+        return (
+            Lease(self._counters, first, self._amounts[:at], taken._replace(
+                handles=taken.handles[:at], used=taken.used[:at], over=tuple(i for i in taken.over if i < at))),
+            Lease(self._counters, second, self._amounts[at:], taken._replace(
+                handles=taken.handles[at:], used=taken.used[at:], over=over)),
+        )  # fmt: skip
+
     def settle(self, used: Need, now_s: float) -> None:
         """Put what was really used in the place of the estimate; NOTHING gives all of it back."""
         if self._settled:

@@ -29,7 +29,8 @@ from routerd.errors import (
 from routerd.graph import Graph, Provider
 from routerd.messages import ModelRequest
 from routerd.plan import SESSION, Planned, RoutePlan, affinity_key
-from routerd.policy import NOTHING, Lease, estimate
+from routerd.policy import NOTHING, Bill, Lease, estimate
+from routerd.server.budget.admission import Wanted
 from routerd.server.budget.limits import limit_lines
 from routerd.server.generation import Generation, Permit
 from routerd.server.http.intake import client_of, json_body
@@ -178,7 +179,10 @@ class ModelCall(Story):
         self, permit: Permit, request: ModelRequest, body: Mapping[str, Any], passing: Passing | None = None
     ) -> Attempts:
         """Take the client's budgets and return the attempts, ready to run."""
-        lease = self._reserve(permit, request, body)
+        generation, lane, plan = self._generation, permit.lane, None
+        if generation.has_provider_budgets and self._shared.admission.asks_a_server:
+            plan = self._planned_for(permit, time.monotonic())
+        lease = self._reserve(permit, request, body, plan)
         if lease is not None and not isinstance(lease, Lease):
             began_s = time.monotonic()
             try:
@@ -186,13 +190,15 @@ class ModelCall(Story):
             finally:
                 self._queue_s = time.monotonic() - began_s
         self._lease = lease
-        generation, lane, now_s = self._generation, permit.lane, time.monotonic()
+        now_s = time.monotonic()
+        if plan is None or self._ahead is None:  # it may have waited
+            plan = self._planned_for(permit, now_s)
         attempts = self._attempts = Attempts(
             generation.setting,
             lane,
             request,
             body,
-            self._planned_for(permit, now_s),
+            plan,
             client_dialect=self._client_dialect,
             passing=passing,
             reserve=self._reserve_at_provider if generation.has_provider_budgets else None,
@@ -280,8 +286,10 @@ class ModelCall(Story):
         self._error_type = str(kinds.get(ended, ErrorType.UPSTREAM_STREAM_CUT))
         self._shared.metrics.counter("routerd_stream_interruptions_total", planned.target.label, ended.value).inc()
 
-    def _reserve(self, permit: Permit, request: ModelRequest, body: Mapping[str, Any]) -> Lease | Awaitable[Lease] | None:
-        """Take what the request is charged before a target is chosen; None: nothing."""
+    def _reserve(
+        self, permit: Permit, request: ModelRequest, body: Mapping[str, Any], plan: Sequence[Planned] | None
+    ) -> Lease | Awaitable[Lease] | None:
+        """Take what the request is charged before it is sent on; None: nothing. `plan`: its first target is reserved, too."""
         bill = permit.bill
         if not bill:
             return None
@@ -290,9 +298,26 @@ class ModelCall(Story):
             need = estimate(request.size_bytes, max_tokens_of(body), permit.dearest)
         deadline_s = permit.route.failover.deadline_s
         deadline_at_s = self._started_s + deadline_s if deadline_s is not None else float("inf")
+        if plan is not None:
+            first = plan[0]
+            target = self._generation.provider_bill(first, self._client, permit.route)
+            joint = self._generation.joint_bill(bill, target) if target else None
+            if joint is not None:
+                wanted = target, estimate(request.size_bytes, max_tokens_of(body), first.target.price)
+                return self._reserve_ahead((bill, need), wanted, first, (joint, deadline_at_s))
         return self._shared.admission.reserve(bill, need, deadline_at_s)
 
+    async def _reserve_ahead(self, request: Wanted, target: Wanted, first: Planned, how: tuple[Bill, float]) -> Lease:
+        """Take for the request and its first target in one round trip."""
+        lease, ahead = await self._shared.admission.reserve_both(request, target, *how)
+        if ahead is not None:
+            self._ahead = first, ahead
+        return lease
+
     def _reserve_at_provider(self, planned: Planned, deadline_at_s: float) -> Lease | Awaitable[Lease] | None:
+        if self._ahead is not None and self._ahead[0] is planned:
+            (_, lease), self._ahead = self._ahead, None
+            return lease
         assert self._wire is not None and self._attempts is not None and self._permit is not None
         bill = self._generation.provider_bill(planned, self._client, self._permit.route)
         if not bill:

@@ -47,6 +47,7 @@ class Generation:
     __slots__ = (
         "_bills",
         "_dearest",
+        "_joint_bills",
         "_lanes",
         "_permits",
         "_provider_bills",
@@ -85,6 +86,7 @@ class Generation:
         self.lists: dict[object, tuple[object, bytes]] = {}  # what server.models has encoded
         self._bills: dict[tuple[str, ...], Bill] = {}
         self._provider_bills: dict[tuple[str, str, int, str], Bill] = {}
+        self._joint_bills: dict[tuple[Bill, Bill], Bill | None] = {}
         self._permits: dict[tuple[str, str], Permit] = {}
         self._tallies: dict[tuple[str, str, str, int], Tally] = {}
 
@@ -160,6 +162,16 @@ class Generation:
                 self._provider_bills.clear()
             self._provider_bills[key] = found
         return found
+
+    def joint_bill(self, bill: Bill, target: Bill) -> Bill | None:
+        """Return the charges of both as one bill; None where they have one in common, which is taken twice."""
+        if (bill, target) not in self._joint_bills:
+            keys = {charge.key for charge in (*bill.charges, *target.charges)}
+            distinct = len(keys) == len(bill.charges) + len(target.charges)
+            if len(self._joint_bills) >= MAX_BILLS_CACHED:
+                self._joint_bills.clear()
+            self._joint_bills[bill, target] = Bill((*bill.charges, *target.charges), tell=False) if distinct else None
+        return self._joint_bills[bill, target]
 
     def _prepared(self, found: tuple[Charge, ...]) -> Bill:
         if not found:

@@ -40,6 +40,7 @@ class Story:
     """One request: where it came from, what it was, and how it ended."""
 
     __slots__ = (
+        "_ahead",
         "_answered_at_s",
         "_attempts",
         "_client",
@@ -82,6 +83,7 @@ class Story:
         self._wire: ModelRequest | None = None
         self._permit: Permit | None = None
         self._lease: Lease | None = None
+        self._ahead: tuple[Planned, Lease] | None = None  # at the target that is tried first, until it is
         self._attempts: Attempts | None = None
         self._planned: Planned | None = None  # the target that answered
         self._tally: Tally | None = None
@@ -124,6 +126,9 @@ class Story:
             self._used = self._used_in_vain()
         if self._lease is not None:
             self._settle(self._lease, at, ended_s)
+        if self._ahead is not None:
+            self._ahead[1].settle(NOTHING, ended_s)
+            self._ahead[1].release(ended_s)
         self._count(at, ended_s)
         shared = self._shared
         if shared.ledger is not None and (self._client is not None or self._generation.graph.clients is None):

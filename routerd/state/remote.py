@@ -253,7 +253,13 @@ class RemoteCounters:
         return answers
 
     async def _load(self) -> None:
-        self._scripts = (await self._redis.script_load(TAKE), await self._redis.script_load(CORRECT))
+        """Have the server know the scripts. A replica would, and take no counts: it refuses to delete what is not there."""
+        pipe = self._redis.pipeline(transaction=False)
+        for script in (TAKE, CORRECT):
+            pipe.execute_command("SCRIPT LOAD", script)
+        pipe.execute_command("DEL", "{routerd}:up")
+        take, correct, _ = await pipe.execute()
+        self._scripts = (take, correct)
 
     def _answer(self, take: _Take, answer: Any) -> None:
         """Hand one answer to who waits for it."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import pathlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from tests.e2e.test_budget_exact import NEEDS, reply, routes, storm
+from routerd.state.scripts import CORRECT, TAKE
+from tests.e2e.test_budget_exact import ASKED, NEEDS, reply, routes, storm
 from tests.support import answers
 from tests.support.daemon import ROUTERD, Daemon, until
 from tests.support.http import CHAT, ask, fetch
+from tests.support.link import Link
 from tests.support.process import Process
 from tests.support.redis import RedisServer
 from tests.support.upstream import Upstream
@@ -48,12 +52,85 @@ async def test_exactly_the_limit_passes_over_two_daemons(
     upstream.always(reply())
     text = routes(upstream.url, budget)
     pair = [daemon(text, **shared(server)) for _ in range(2)]
-    a, b = await asyncio.gather(*(storm(one, 150) for one in pair))
-    assert Counter(a) + Counter(b) == {200: LIMIT, 429: 300 - LIMIT}
+    a, b = await asyncio.gather(*(storm(one, ASKED // 2) for one in pair))
+    assert Counter(a) + Counter(b) == {200: LIMIT, 429: ASKED - LIMIT}
     assert len(upstream.requests) == LIMIT
     assert await is_up(pair[0], True)
     used = (await pair[0].metrics())['routerd_budget_used_ratio{budget="b",mode="enforce",scope="global"}']
     assert used == 1.0
+
+
+AT_EVERY_PLACE = """
+version: 1
+providers: {{up: {{base_url: "{url}", auth: {{type: none}}, budgets: [at-provider]}}}}
+models:
+  m:
+    budgets: [requests, tokens, usd, slots, at-endpoint]
+    chain: [up/x]
+    price: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+budgets:
+  requests: {{requests: 1000, per: 1h, burst: 500}}
+  tokens: {{tokens: 1000000, per: month, scope: client}}
+  usd: {{usd: 100, per: 1d, scope: model}}
+  slots: {{concurrency: 100}}
+  at-provider: {{tokens: 1000000, per: 1h, scope: provider}}
+  at-endpoint: {{concurrency: 100, scope: endpoint}}
+"""
+TAKES = hashlib.sha1(TAKE.encode()).hexdigest().encode()
+CORRECTS = hashlib.sha1(CORRECT.encode()).hexdigest().encode()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+async def test_a_request_costs_one_round_trip_whatever_budgets_it_has(
+    daemon: Start, upstream: Upstream, server: RedisServer, stream: bool
+) -> None:
+    upstream.always(answers.stream(["x"]) if stream else reply())
+    async with Link(server.port) as link:
+        running = daemon(
+            AT_EVERY_PLACE.format(url=upstream.url),
+            args=["--state", f"redis://127.0.0.1:{link.port}/0", "--state-timeout", "5s"],
+        )
+        await until(lambda: is_up(running, True))
+        link.delay_s = 0.25
+        for _ in range(6):  # opens the connections
+            assert (await fetch(running, CHAT, ask(stream=stream))).status == 200
+        link.asked.clear()
+        for _ in range(5):
+            began_s = time.monotonic()
+            assert (await fetch(running, CHAT, ask(stream=stream))).status == 200
+            assert 0.25 <= time.monotonic() - began_s < 0.5
+        await asyncio.sleep(0.1)  # what is given back follows in the background
+        assert link.asked.count(TAKES) == 5
+        assert 1 <= link.asked.count(CORRECTS) <= 5 + 1  # batched; one may keep leases alive
+
+
+async def test_a_target_without_room_costs_the_request_nothing_of_its_own(
+    daemon: Start, upstream: Upstream, upstreams: Any, server: RedisServer
+) -> None:
+    gate, spare = asyncio.Event(), await upstreams()
+    upstream.always(answers.gated(reply(), gate))
+    spare.always(reply())
+    text = f"""
+version: 1
+providers:
+  up: {{base_url: "{upstream.url}", auth: {{type: none}}, budgets: [one]}}
+  spare: {{base_url: "{spare.url}", auth: {{type: none}}, budgets: [one]}}
+models: {{m: {{budgets: [b], chain: [up/x, spare/x]}}}}
+budgets: {{one: {{concurrency: 1, scope: endpoint}}, b: {{requests: 3, per: 1h}}}}
+"""
+    running = daemon(text, **shared(server, workers=1))
+    held = asyncio.create_task(fetch(running, CHAT, ask()))
+    await upstream.received(1)
+    assert [(await fetch(running, CHAT, ask())).status for _ in range(3)] == [200, 200, 429]
+    gate.set()
+    assert (await held).status == 200
+    assert (len(upstream.requests), len(spare.requests)) == (1, 2)
+
+    async def both_are_free() -> bool:
+        ratios = [v for k, v in (await running.metrics()).items() if "used_ratio" in k and 'budget="one"' in k]
+        return ratios == [0.0]
+
+    await until(both_are_free, 25)  # what this worker saw last counts for as long as a lease
 
 
 async def test_a_slot_freed_by_one_daemon_is_found_by_who_waits_at_the_other(

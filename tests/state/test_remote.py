@@ -8,12 +8,14 @@ import pathlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+import redis.asyncio
 
 from routerd.state import period
 from routerd.state.remote import RemoteCounters, StateLost, check_url
 from routerd.state.scripts import _COMMON
 from tests.state.hammer import Budget
 from tests.support.daemon import until
+from tests.support.link import Link
 from tests.support.redis import CERTIFICATE, RedisServer
 
 Make = Callable[..., Awaitable[RemoteCounters]]
@@ -254,6 +256,85 @@ async def test_a_server_that_comes_back_empty_is_used_again(host: Make, tmp_path
     assert seen == [True, False, True]
     await counters.close()
     own.stop()
+
+
+async def test_a_server_that_forgot_the_scripts_is_told_them_and_nothing_is_lost(host: Make) -> None:
+    counters = await host()
+    budget, slots = Budget("b", 20, 60.0), Budget("s", 20, 0.0)
+    taken = await counters.take([budget, slots], [5, 1])
+    for _ in range(3):
+        await counters._redis.script_flush()
+        got = await asyncio.gather(*(counters.take([budget, slots], [1, 1]) for _ in range(3)))
+        assert all(one.refused < 0 for one in got)
+    await counters._redis.script_flush()
+    counters.settle(budget, taken.handles[0], 5, 2, 0.0)
+    counters.free(slots, taken.handles[1], 1)
+    counters._flush()
+
+    async def all_is_there() -> bool:
+        return (await counters.take([budget, slots], [0, 0])).used == (9 + 2, 9 + 2)  # the take of nothing has a lease, too
+
+    await until(all_is_there)
+    assert counters.up
+
+
+async def test_a_replica_is_away_until_it_is_promoted_and_then_knows_what_was_used(tmp_path: pathlib.Path) -> None:
+    primary, replica = RedisServer(_made(tmp_path / "a")), RedisServer(_made(tmp_path / "b"))
+    seen: list[bool] = []
+    budget = Budget("b", 5, 60.0)
+    async with Link(primary.port) as link:
+        counters = RemoteCounters(f"redis://127.0.0.1:{link.port}/0", 1.0, seen.append)
+        await counters.open()
+        admin = redis.asyncio.Redis(port=replica.port)
+        await admin.replicaof("127.0.0.1", primary.port)
+
+        async def follows() -> bool:
+            return (await admin.info("replication"))["master_link_status"] == "up"
+
+        await until(follows, 20)
+        assert await took(counters, budget, 3)
+        await counters._redis.wait(1, 5000)
+        link.to = replica.port
+        primary.stop()
+        with pytest.raises(StateLost):
+            await counters.take([budget], [1])
+        await asyncio.sleep(1.0)  # it answers, and takes nothing: four probes
+        assert seen == [True, False]
+        await admin.replicaof("NO", "ONE")
+        await until(lambda: counters.up)
+        assert [await took(counters, budget) for _ in range(3)] == [True, True, False]
+        await admin.aclose()
+        await counters.close()
+    replica.stop()
+
+
+def _made(directory: pathlib.Path) -> pathlib.Path:
+    directory.mkdir()
+    return directory
+
+
+async def test_a_slow_server_is_not_waited_for_and_what_it_took_late_is_given_back(server: RedisServer) -> None:
+    budget, slots = Budget("slow", 100, 60.0), Budget("slow slots", 100, 0.0)
+    async with Link(server.port) as link:
+        counters = RemoteCounters(f"redis://127.0.0.1:{link.port}/0", 0.1)
+        await counters.open()
+        assert (await counters.take([budget, slots], [1, 1])).refused < 0
+        link.delay_s = 0.4
+        got = await asyncio.gather(*(counters.take([budget, slots], [1, 1]) for _ in range(10)), return_exceptions=True)
+        assert all(isinstance(one, StateLost) for one in got)
+        link.delay_s = 0.0
+        await until(lambda: counters.up)
+
+        async def only_the_first_is_there() -> bool:
+            counters._flush()
+            direct = counters._redis
+            key = "{routerd}:"
+            held = await direct.zcard(key + slots.key.hex())
+            cells = await direct.hgetall(key + budget.key.hex())
+            return bool(held == 1 and sum(int(value) for name, value in cells.items() if name != b"w") == 1)
+
+        await until(only_the_first_is_there)
+        await counters.close()
 
 
 async def test_a_server_that_is_not_there_at_the_start_is_no_error(server: RedisServer) -> None:

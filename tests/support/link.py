@@ -1,4 +1,4 @@
-"""A TCP link that is slow, or that speaks up: between a daemon and a server, to measure and to disturb what they say."""
+"""A TCP link between a daemon and a server that is slow, counts what is said, and may lead somewhere else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["Link"]
 
 
 class Link:
-    """Passes bytes on to a loopback port, each answer `delay_s` later. `instead`: what to answer to all that comes."""
+    """Passes bytes on to the loopback port `to`, each answer `delay_s` later. `asked` is all that was sent there."""
 
-    def __init__(self, port: int, delay_s: float = 0.0) -> None:
+    def __init__(self, to: int, delay_s: float = 0.0) -> None:
+        self.to = to
         self.delay_s = delay_s
-        self.instead: bytes | None = None
+        self.asked = bytearray()
         self.port = 0
-        self._to = port
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -38,16 +38,14 @@ class Link:
         assert task is not None
         self._tasks.add(task)
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._to)
+            there, back = await asyncio.open_connection("127.0.0.1", self.to)
             answers = asyncio.ensure_future(self._answers(there, writer))
             self._tasks.add(answers)
             while data := await reader.read(65536):
-                if self.instead is not None:
-                    writer.write(self.instead)
-                else:
-                    back.write(data)
+                self.asked += data
+                back.write(data)
             back.close()
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):  # either way nobody listens any more
             pass
         finally:
             writer.close()

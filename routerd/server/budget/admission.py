@@ -4,8 +4,9 @@ Who waits is served first come, first served, in each worker and for each budget
 of a line tries again when a request of this worker gave something back, and after TICK_S, because one of another worker may have;
 behind it nobody looks at the counters. A line is bounded, a wait too; a client that leaves is out of the line at once.
 Requests without a budget, and those for whom there is room, touch nothing of this: no task, no timer.
-With counters that hosts share every bill is awaited. When they are away, the counters of this host serve in their place, from
-zero and with the whole limit, or the request is refused: the operator's choice. A lease goes back to the counters it came from.
+With counters that hosts share every bill is awaited, that of the target that is tried first in the same round trip. When they are
+away, the counters of this host serve in their place, from zero and with the whole limit, or the request is refused: the
+operator's choice. A lease goes back to the counters it came from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from routerd.errors import BudgetExceeded, StateUnavailable
@@ -22,13 +23,14 @@ from routerd.policy import Bill, Charge, Counters, Lease, Need, admit, amounts_o
 from routerd.server.budget.limits import limit_fields
 from routerd.state import RemoteCounters, StateLost
 
-__all__ = ["Admission", "Notify", "Remote"]
+__all__ = ["Admission", "Notify", "Remote", "Wanted"]
 
 TICK_S = 0.025  # a slot that another worker freed is found within so long; forty looks a second and line cost nothing
 LONGEST_TICK_S = 1.0  # a window may free sooner than it said: what was reserved is settled
 NOTICE_EVERY_S = 1.0  # one notice a second and budget
 
 Notify = Callable[[str, dict[str, Any]], None]
+Wanted = tuple[Bill, Need]
 
 
 class Remote(NamedTuple):
@@ -105,9 +107,33 @@ class Admission:
         except BudgetExceeded as exc:
             return self._wait_after(bill, need, deadline_at_s, exc)
 
+    @property
+    def asks_a_server(self) -> bool:
+        """Whether a take is a round trip."""
+        return self._remote is not None
+
+    async def reserve_both(
+        self, request: Wanted, target: Wanted, joint: Bill, deadline_at_s: float
+    ) -> tuple[Lease, Lease | None]:
+        """Take for a request and for the target that it tries first in one round trip, where nobody has to wait.
+
+        `joint` has the charges of both. No second lease: the target has no room, or there is a line; it is asked when tried.
+        """
+        bill, need = request
+        if not any(charge.key in self._lines for charge in joint.charges):
+            try:
+                amounts = (*amounts_of(bill, need), *amounts_of(*target))
+                first, second = (await self._asked(joint, amounts)).split(bill, target[0])
+                return self._noted(bill, first), self._noted(target[0], second)
+            except BudgetExceeded as exc:
+                if exc.taken is not None and exc.taken.refused < len(bill.charges):
+                    return await self._wait_after(bill, need, deadline_at_s, exc), None
+        lease = self.reserve(bill, need, deadline_at_s)
+        return lease if isinstance(lease, Lease) else await lease, None
+
     async def _reserve_remotely(self, bill: Bill, need: Need, deadline_at_s: float) -> Lease:
         try:
-            return await self._asked(bill, need)
+            return self._noted(bill, await self._asked(bill, amounts_of(bill, need)))
         except BudgetExceeded as exc:
             return await self._wait_after(bill, need, deadline_at_s, exc)
 
@@ -133,18 +159,16 @@ class Admission:
     def _taken(self, bill: Bill, need: Need) -> Lease:
         return self._noted(bill, reserve(self._counters, bill, need, time.monotonic()))
 
-    async def _asked(self, bill: Bill, need: Need) -> Lease:
+    async def _asked(self, bill: Bill, amounts: Sequence[int]) -> Lease:
         """Take from the counters that hosts share, or do what is to be done without them."""
-        if self._remote is None:
-            return self._taken(bill, need)
-        amounts = amounts_of(bill, need)
+        assert self._remote is not None
         try:
             taken = await self._remote.counters.take(bill.charges, amounts)
         except StateLost:
             if self._remote.refuse:
                 raise StateUnavailable("The counters of budgets cannot be reached.", retry_after_s=1.0) from None
-            return self._taken(bill, need)
-        return self._noted(bill, admit(self._remote.counters, bill, amounts, taken))
+            return admit(self._counters, bill, amounts, self._counters.take(bill.charges, amounts, time.monotonic()))
+        return admit(self._remote.counters, bill, amounts, taken)
 
     def _noted(self, bill: Bill, lease: Lease) -> Lease:
         if lease.taken.over:
@@ -191,7 +215,9 @@ class Admission:
                     raise turned_away(charge, "it waited its time in line")
                 continue
             try:
-                return self._taken(bill, need) if self._remote is None else await self._asked(bill, need)
+                if self._remote is None:
+                    return self._taken(bill, need)
+                return self._noted(bill, await self._asked(bill, amounts_of(bill, need)))
             except BudgetExceeded as exc:
                 refuser = _refuser(bill, exc)
                 if not refuser.budget.queue_max or exc.retry_after_s is None or self._loop.time() >= until_s:
