@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from routerd.messages import Taken
 from routerd.state.calendar import period
 from routerd.state.local import Meter
 from routerd.state.scripts import CORRECT, TAKE
+from routerd.state.share import Share, share_of
 from routerd.state.window import width_us
 
 __all__ = ["RemoteCounters", "StateLost", "check_url"]
@@ -40,6 +42,7 @@ MOST_REMEMBERED = 20_000
 MOST_KEPT = 20_000  # corrections, while the server is away
 NEVER = 1 << 62  # the scripts' word for a wait without end
 _LEASE_US = round(LEASE_S * 1e6)
+_HOSTS = b"{routerd}:hosts"
 _WINDOW = -1  # in a handle, where a lease has its number
 
 Handle = tuple[int, int]
@@ -81,7 +84,9 @@ class _Take:
 class RemoteCounters:
     """The counters as one worker sees them. Belongs to one event loop. `changed` is told when the server goes and comes."""
 
-    def __init__(self, url: str, timeout_s: float, changed: Callable[[bool], None] = lambda _up: None) -> None:
+    def __init__(
+        self, url: str, timeout_s: float, changed: Callable[[bool], None] = lambda _up: None, host: str = ""
+    ) -> None:
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -109,6 +114,8 @@ class RemoteCounters:
         self._held: dict[int, bytes] = {}  # number of the lease -> key
         self._used: dict[bytes, tuple[int, float]] = {}  # key -> what was used, until when that counts; for gauges
         self._name = os.urandom(8).hex()  # of this worker, in the names of leases
+        self._host = host or self._name
+        self._hosts = 1  # that were alive when the server was seen last
         self._numbers = itertools.count(1)
         self._scripts = ("", "")  # by their digest
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,6 +161,11 @@ class RemoteCounters:
         """Return what was used when this worker last took from it; nothing once that has left its window."""
         found = self._used.get(meter.key)
         return found[0] if found is not None and now_s < found[1] else 0
+
+    def shares(self, meters: Sequence[Meter], now_s: float) -> list[Share]:
+        """Return what this host may let pass of each while the server is away."""
+        held = Counter(self._held.values())
+        return [share_of(meter, max(self.used(meter, now_s), held[meter.key]), self._hosts) for meter in meters]
 
     def settle(self, meter: Meter, handle: Handle, taken: int, used: int, now_s: float) -> None:  # noqa: ARG002 - the server's clock
         """Have a take corrected, in the background."""
@@ -260,6 +272,11 @@ class RemoteCounters:
         pipe.execute_command("DEL", "{routerd}:up")
         take, correct, _ = await pipe.execute()
         self._scripts = (take, correct)
+        await self._meet()
+
+    async def _meet(self) -> None:
+        """Say that this host lives, and learn how many do."""
+        self._hosts = max(1, int(await self._redis.evalsha(self._scripts[1], 1, _HOSTS, "host", self._host, _LEASE_US)))
 
     def _answer(self, take: _Take, answer: Any) -> None:
         """Hand one answer to who waits for it."""
@@ -337,10 +354,17 @@ class RemoteCounters:
 
     async def _renew(self) -> None:
         """Keep the leases of this worker alive; one that lapsed while the server was away is there again."""
+        from redis.exceptions import RedisError
+
         while True:
             await asyncio.sleep(RENEW_S)
             for number, key in self._held.items():
                 self._correct((key, "hold", self._lease(number), _LEASE_US))
+            if self._up:
+                try:
+                    await self._meet()
+                except (RedisError, OSError, TimeoutError):
+                    pass  # the next take says so
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

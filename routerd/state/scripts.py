@@ -5,6 +5,7 @@ The clock is the server's (TIME), so hosts need not agree on theirs. What the ke
   c  calendar: a hash `t` (used), `b` (since when that counts), `e` (end), in seconds of Unix time; rules as in `calendar`
   p  bucket: a hash `l` (level), `at` (us); rules as in `pace`
   h  held: a sorted set of leases by the moment they lapse, so that a host that died holds nothing for long
+  and under `{routerd}:hosts` the hosts that live, likewise: CORRECT returns how many
 A sliding window that becomes a calendar one, or the other way, goes on with what it held. Every key expires when it says nothing.
 """
 
@@ -179,10 +180,16 @@ return answer
 CORRECT = (
     _COMMON
     + """
+local answer = #KEYS
 for i = 1, #KEYS do
   local a, key = (i - 1) * 3, KEYS[i]
   local form, stamp, delta = ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
   if form == 'free' then redis.call('ZREM', key, stamp)
+  elseif form == 'host' then
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+    redis.call('ZADD', key, int(now + delta), stamp)
+    redis.call('PEXPIRE', key, int(delta / 1000 + 1000))
+    answer = redis.call('ZCARD', key)
   elseif form == 'hold' then
     redis.call('ZADD', key, int(now + delta), stamp)
     redis.call('PEXPIRE', key, int(delta / 1000 + 1000))
@@ -203,6 +210,6 @@ for i = 1, #KEYS do
     end
   end
 end
-return #KEYS
+return answer
 """
 )

@@ -13,6 +13,7 @@ import redis.asyncio
 from routerd.state import period
 from routerd.state.remote import RemoteCounters, StateLost, check_url
 from routerd.state.scripts import _COMMON
+from routerd.state.share import share_of
 from tests.state.hammer import Budget
 from tests.support.daemon import until
 from tests.support.link import Link
@@ -156,7 +157,7 @@ async def test_every_key_expires(host: Make) -> None:
     counters.settle(bucket, taken.handles[2], 1, 3, 0.0)
     await used(counters, FORMS[0])
     keys = await counters._redis.keys("*")
-    assert len(keys) == 4
+    assert len(set(keys) - {b"{routerd}:hosts"}) == 4
     assert all(key.startswith(b"{routerd}:") for key in keys)
     assert all([await counters._redis.ttl(key) > 0 for key in keys])
 
@@ -311,6 +312,45 @@ async def test_a_replica_is_away_until_it_is_promoted_and_then_knows_what_was_us
 def _made(directory: pathlib.Path) -> pathlib.Path:
     directory.mkdir()
     return directory
+
+
+@pytest.mark.parametrize(
+    ("budget", "seen", "hosts", "share"),
+    [
+        (Budget("w", 10, 60.0), 0, 1, 10),
+        (Budget("w", 10, 60.0), 4, 2, 3),
+        (Budget("w", 10, 60.0), 5, 2, 2),
+        (Budget("w", 10, 60.0), 12, 2, 0),
+        (Budget("m", 100, 0.0, "month"), 40, 3, 20),
+        (Budget("s", 3, 0.0), 0, 4, 0),
+        (Budget("p", 10, 0.0, "", 5.0), 9, 4, 2),
+        (Budget("p", 2, 0.0, "", 5.0), 0, 4, 1),
+    ],
+)
+def test_the_share_of_a_host_is_its_part_of_what_was_left(budget: Budget, seen: int, hosts: int, share: int) -> None:
+    found = share_of(budget, seen, hosts)
+    assert found.limit == share
+    assert (found.key, found.window_s, found.calendar, found.drain_s) == (
+        budget.key, budget.window_s, budget.calendar, budget.drain_s
+    )  # fmt: skip
+
+
+async def test_hosts_know_how_many_they_are_and_what_each_may_let_pass_alone(
+    host: Make, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routerd.state.remote._LEASE_US", 1_500_000)
+    monkeypatch.setattr("routerd.state.remote.RENEW_S", 0.1)
+    one, other = await host(), await host()
+    budget, slots, now_s = Budget("w", 10, 60.0), Budget("s", 10, 0.0), asyncio.get_running_loop().time()
+    await until(lambda: one._hosts == 2, 10)  # the first of the fixture makes itself known to an empty server a moment later
+    for _ in range(4):
+        assert (await one.take([budget, slots], [1, 1])).refused < 0
+    assert [share.limit for share in one.shares([budget, slots], now_s)] == [3, 3]
+    assert [share.limit for share in other.shares([budget, slots], now_s)] == [5, 5]  # it has seen nothing
+    assert [share.limit for share in one.shares([budget, slots], now_s + 70)] == [5, 3]  # what runs is known
+    for task in list(other._tasks):
+        task.cancel()
+    await until(lambda: one._hosts == 1, 10)
 
 
 async def test_a_slow_server_is_not_waited_for_and_what_it_took_late_is_given_back(server: RedisServer) -> None:

@@ -44,6 +44,7 @@ class Processes:
         self._settings = settings
         self._listeners = listeners
         self._state_fds = state_fds
+        self._host = os.urandom(8).hex()  # among those that share counters
         self._early = [self._start(index) for index in range(settings.workers)]
 
     async def spawn(self, index: int) -> _Process:
@@ -74,6 +75,7 @@ class Processes:
             "state": fds[2],
             "endpoints": fds[3],
             "log_format": self._settings.log_format,
+            "host": self._host,
             "state_on_loss": self._settings.state_on_loss,
             "state_timeout_s": self._settings.state_timeout_s,
             "ledger": bool(self._settings.ledger),

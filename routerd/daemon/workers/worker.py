@@ -381,7 +381,7 @@ async def _remote(told: dict[str, Any], metrics: Metrics) -> Remote | None:
         up.set(float(is_up))
         losses.inc(float(not is_up))
 
-    counters = RemoteCounters(url, told["state_timeout_s"], changed)
+    counters = RemoteCounters(url, told["state_timeout_s"], changed, told["host"])
     await counters.open()
     return Remote(counters, told["state_on_loss"] == "refuse")
 

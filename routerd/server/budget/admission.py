@@ -5,8 +5,8 @@ of a line tries again when a request of this worker gave something back, and aft
 behind it nobody looks at the counters. A line is bounded, a wait too; a client that leaves is out of the line at once.
 Requests without a budget, and those for whom there is room, touch nothing of this: no task, no timer.
 With counters that hosts share every bill is awaited, that of the target that is tried first in the same round trip. When they are
-away, the counters of this host serve in their place, from zero and with the whole limit, or the request is refused: the
-operator's choice. A lease goes back to the counters it came from.
+away, those of this host let its share pass, or the request is refused: the operator's choice. A lease goes back to the counters
+it came from.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from routerd.errors import BudgetExceeded, StateUnavailable
+from routerd.messages import Taken
 from routerd.observe import Metrics
 from routerd.policy import Bill, Charge, Counters, Lease, Need, admit, amounts_of, reserve, turned_away
 from routerd.server.budget.limits import limit_fields
@@ -27,6 +28,7 @@ __all__ = ["Admission", "Notify", "Remote", "Wanted"]
 
 TICK_S = 0.025  # a slot that another worker freed is found within so long; forty looks a second and line cost nothing
 LONGEST_TICK_S = 1.0  # a window may free sooner than it said: what was reserved is settled
+RETRY_ALONE_S = 1.0
 NOTICE_EVERY_S = 1.0  # one notice a second and budget
 
 Notify = Callable[[str, dict[str, Any]], None]
@@ -167,8 +169,19 @@ class Admission:
         except StateLost:
             if self._remote.refuse:
                 raise StateUnavailable("The counters of budgets cannot be reached.", retry_after_s=1.0) from None
-            return admit(self._counters, bill, amounts, self._counters.take(bill.charges, amounts, time.monotonic()))
+            return admit(self._counters, bill, amounts, self._alone(bill, amounts))
         return admit(self._remote.counters, bill, amounts, taken)
+
+    def _alone(self, bill: Bill, amounts: Sequence[int]) -> Taken:
+        """Take from what this host may let pass by itself. Who is refused may come back soon: the server may be there."""
+        assert self._remote is not None
+        now_s = time.monotonic()
+        shares = self._remote.counters.shares(bill.charges, now_s)
+        taken = self._counters.take(cast(Sequence[Charge], shares), amounts, now_s)  # counted as a charge with another limit
+        at = taken.refused
+        if at >= 0 and amounts[at] <= bill.charges[at].limit:
+            taken = taken._replace(retry_after_s=min(taken.retry_after_s, RETRY_ALONE_S))
+        return taken
 
     def _noted(self, bill: Bill, lease: Lease) -> Lease:
         if lease.taken.over:
