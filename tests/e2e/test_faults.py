@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -42,7 +42,6 @@ from tests.support.upstream import Answer, Call, Upstream, closed_port
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HTML = (("content-type", "text/html"),)
-TIMEOUTS = "defaults: {timeouts: {connect: 1s, first_byte: 400ms, first_token: 600ms, idle: 500ms, total: 5s}}"
 UNTRUSTED = pathlib.Path(__file__).parents[1] / "support" / "tls" / "untrusted.pem"  # signed by itself; its key is no secret
 COLD = "cold_start: {when: [{status: 503}, {status: 400, body: cold}], attempts: 2, backoff: {first: 10ms, factor: 1, jitter: 0}}"
 FAULT_EVENT = event({"error": {"message": "overloaded", "code": 503}})
@@ -105,42 +104,77 @@ GRID = {
     "comments-for-ever": Fault(answers.drip(b": wait\n\n"), 504, "upstream_timeout", unary=False),
     "cut-before-content": Fault(cut(event(delta("", role="assistant"))), 502, "", unary=False),
 }
-ROWS = [
-    pytest.param(name, stream, id=f"{name}-{'stream' if stream else 'unary'}")
-    for name, fault in GRID.items()
-    for stream in (False, True)
-    if (fault.stream if stream else fault.unary)
-]
+CELLS = [(name, s) for name, fault in GRID.items() for s in (False, True) if (fault.stream if s else fault.unary)]
+ROWS = [pytest.param(name, stream, id=f"{name}-{'stream' if stream else 'unary'}") for name, stream in CELLS]
+CHAINS = {"next": "up/x, good/y", "last": "up/x"}
+
+# What single tests ask: an upstream each, and models of it.
+TOO_LONG = {
+    "code": error(400, "no", code="context_length_exceeded"),
+    "words": error(400, "This model's maximum context length is 8192 tokens, however you requested 9000 tokens"),
+    "413": error(413, "Prompt is too long"),
+}
+WAITS: dict[str, tuple[str, str]] = {
+    "seconds": ("retry-after", "40"),
+    "date": ("retry-after", ""),  # in 40 s
+    "milliseconds": ("retry-after-ms", "40000"),
+    "words": ("x-ratelimit-reset-requests", "40s"),
+    "reset": ("x-ratelimit-reset", "40"),
+}
+_EACH = {left: f"chain: [{chain}]" for left, chain in CHAINS.items()}
+_OVERFLOWS = {
+    "longer": "chain: [up/x, up/z], failover: {context_overflow: [up/longer, good/y]}",
+    "over": "chain: [up/x, up/z], failover: {context_overflow: [good/y]}",
+}
+_RETRIES = "retry: {attempts: 5, backoff: {first: 10ms}}, timeouts: {first_token: 300ms}"
+_DEADLINE = f"failover: {{deadline: 700ms, max_attempts: 9}}, {_RETRIES}"
+OTHERS: dict[str, dict[str, str]] = {
+    "mistake": _EACH,
+    **{f"long-{said}": {**_EACH, **_OVERFLOWS} for said in TOO_LONG},
+    **{f"waits-{form}-{kind}": _EACH for form in WAITS for kind in ("unary", "stream")},
+    "several": {"m": "chain: [up/x, up/y]"},
+    "drips": {left: f"{chain}, timeouts: {{total: 600ms}}" for left, chain in _EACH.items()},
+    "silent": dict.fromkeys(("unary", "stream"), f"chain: [up/x, up/y], {_DEADLINE}"),
+}
+KINDS = {False: "unary", True: "stream"}
+SHORT = "timeouts: {first_byte: 300ms, first_token: 450ms, idle: 400ms}"  # of who says nothing; the others have their time
 
 
 @dataclass(frozen=True)
 class Rig:
-    """The daemon, the upstream that works, and those that do not."""
+    """The daemon, the upstream that works, those of single tests by name, and what came of every cell of the grid."""
 
     daemon: Daemon
     good: Upstream
+    others: Mapping[str, Upstream]
+    cells: Mapping[tuple[str, bool, str], Fetched]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """All cells are asked at once, each of an upstream of its own: together they take as long as the slowest."""
     async with AsyncExitStack() as stack:
         good = await stack.enter_async_context(Upstream())
         good.always(_answer_either)
-        providers, models = [], []
-        for name, fault in GRID.items():
-            for kind in ("unary", "stream"):
-                for left in ("next", "last"):
-                    at = f"{name}-{kind}-{left}"
-                    url = await _url(stack, name, fault)
-                    own = f", {fault.more}" if fault.more else ""
-                    providers.append(f'  {at}: {{dialect: openai, base_url: "{url}", auth: {{type: none}}{own}}}')
-                    chain = f"[{at}/x, good/y]" if left == "next" else f"[{at}/x]"
-                    models.append(f"  {at}: {{chain: {chain}}}")
-        providers.append(f'  good: {{dialect: openai, base_url: "{good.url}", auth: {{type: none}}}}')
-        text = "\n".join(["version: 1", "providers:", *providers, "models:", *models, TIMEOUTS])
-        running = Daemon(pathlib.Path(tmp_path_factory.mktemp("faults")), text)
+        providers = [f'  good: {{dialect: openai, base_url: "{good.url}", auth: {{type: none}}}}']
+        models = []
+        asked = [(name, stream, left) for name, stream in CELLS for left in CHAINS]
+        for name, stream, left in asked:
+            at, fault = f"{name}-{KINDS[stream]}-{left}", GRID[name]
+            own = "".join(f", {more}" for more in (fault.more, SHORT if fault.status == 504 else "") if more)
+            url = await _url(stack, name, fault)
+            providers.append(f'  {at}: {{dialect: openai, base_url: "{url}", auth: {{type: none}}{own}}}')
+            models.append(f"  {at}: {{chain: [{CHAINS[left].replace('up', at)}]}}")
+        others = {}
+        for at, lines in OTHERS.items():
+            up = others[at] = await stack.enter_async_context(Upstream())
+            providers.append(f'  {at}: {{dialect: openai, base_url: "{up.url}", auth: {{type: none}}}}')
+            models += [f"  {at}-{model}: {{{line.replace('up', at)}}}" for model, line in lines.items()]
+        text = "\n".join(["version: 1", "providers:", *providers, "models:", *models])
+        running = Daemon(tmp_path_factory.mktemp("faults"), text)
         try:
-            yield Rig(running, good)
+            found = await asyncio.gather(*(_ask(running, f"{n}-{KINDS[s]}-{left}", s) for n, s, left in asked))
+            yield Rig(running, good, others, dict(zip(asked, found, strict=True)))
         finally:
             running.stop()
 
@@ -175,14 +209,13 @@ async def _not_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-async def _ask(rig: Rig, name: str, stream: bool, left: str) -> Fetched:
-    body = ask(f"{name}-{'stream' if stream else 'unary'}-{left}", **({"stream": True} if stream else {}))
-    return await fetch(rig.daemon, CHAT, body)
+async def _ask(daemon: Daemon, model: str, stream: bool) -> Fetched:
+    return await fetch(daemon, CHAT, ask(model, **({"stream": True} if stream else {})))
 
 
 @pytest.mark.parametrize(("name", "stream"), ROWS)
 async def test_with_a_next_target_the_client_sees_only_its_answer(rig: Rig, name: str, stream: bool) -> None:
-    answer = await _ask(rig, name, stream, "next")
+    answer = rig.cells[name, stream, "next"]
     assert answer.status == 200, answer.body
     assert answer.headers["x-routerd-target"] == "good/y"
     if stream:
@@ -194,7 +227,7 @@ async def test_with_a_next_target_the_client_sees_only_its_answer(rig: Rig, name
 
 @pytest.mark.parametrize(("name", "stream"), ROWS)
 async def test_with_none_left_the_client_is_told_what_happened(rig: Rig, name: str, stream: bool) -> None:
-    answer = await _ask(rig, name, stream, "last")
+    answer = rig.cells[name, stream, "last"]
     assert answer.status == GRID[name].status, answer.body
     assert not GRID[name].code or answer.error["code"] == GRID[name].code
     assert len(answer.error["attempts"]) == GRID[name].attempts
@@ -206,8 +239,6 @@ async def test_with_none_left_the_client_is_told_what_happened(rig: Rig, name: s
 
 # ── what is the client's own fault: the same everywhere, nobody else is asked ──
 
-Start = Callable[..., Daemon]
-CHAINS = {"next": "up/x, good/y", "last": "up/x"}
 THE_CLIENTS = {
     "400": (error(400, "temperature must be at most 2", code="bad_value"), 400, "bad_value"),
     "413": (error(413, "too large"), 413, None),
@@ -216,136 +247,84 @@ THE_CLIENTS = {
 }
 
 
-def routes(bad: Upstream, good: Upstream, chain: str, more: str = "", defaults: str = "") -> str:
-    return f"""
-version: 1
-providers:
-  up: {{dialect: openai, base_url: "{bad.url}", auth: {{type: none}}}}
-  good: {{dialect: openai, base_url: "{good.url}", auth: {{type: none}}}}
-models:
-  m: {{chain: [{chain}]{more}}}
-defaults: {{timeouts: {{connect: 1s, first_byte: 5s{defaults}}}}}
-"""
-
-
-@pytest.fixture
-async def bad() -> AsyncIterator[Upstream]:
-    async with Upstream() as server:
-        yield server
-
-
-@pytest.fixture
-async def good() -> AsyncIterator[Upstream]:
-    async with Upstream() as server:
-        server.always(_answer_either)
-        yield server
-
-
-@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("left", CHAINS)
-@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_a_mistake_in_the_request_is_told_as_it_is_and_nobody_else_is_asked(
-    daemon: Start, bad: Upstream, good: Upstream, stream: bool, left: str
-) -> None:
-    running = daemon(routes(bad, good, CHAINS[left]))
+@pytest.mark.parametrize("stream", KINDS, ids=KINDS.values())
+async def test_a_mistake_in_the_request_is_told_as_it_is_and_nobody_else_is_asked(rig: Rig, stream: bool, left: str) -> None:
+    good = len(rig.good.requests)
     for answer, status, code in THE_CLIENTS.values():
-        bad.script(answer)
-        told = await fetch(running, CHAT, ask(stream=stream))
+        rig.others["mistake"].script(answer)
+        told = await _ask(rig.daemon, f"mistake-{left}", stream)
         assert (told.status, told.error["code"]) == (status, code)
         assert told.headers["x-routerd-error-source"] == "upstream"
-    assert good.requests == []
-    standing = next(one for one in (await running.status())["endpoints"] if one["endpoint"] == "up")
-    assert standing["rank"] == "free"
+    assert len(rig.good.requests) == good
+    standing = next(one for one in (await rig.daemon.status())["endpoints"] if one["endpoint"] == "mistake")
+    assert (standing["rank"], standing["failures"]) == ("free", 0)
 
 
-TOO_LONG = {
-    "code": error(400, "no", code="context_length_exceeded"),
-    "words": error(400, "This model's maximum context length is 8192 tokens, however you requested 9000 tokens"),
-    "413": error(413, "Prompt is too long"),
-}
-
-
-@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("said", TOO_LONG)
-@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_a_prompt_that_is_too_long_goes_to_its_own_chain_else_the_400_as_it_is(
-    daemon: Start, bad: Upstream, good: Upstream, stream: bool, said: str
-) -> None:
+@pytest.mark.parametrize("stream", KINDS, ids=KINDS.values())
+async def test_a_prompt_that_is_too_long_goes_to_its_own_chain_else_the_400_as_it_is(rig: Rig, stream: bool, said: str) -> None:
+    name, good = f"long-{said}", len(rig.good.requests)
+    bad = rig.others[name]
     bad.always(TOO_LONG[said])
-    for chain in CHAINS.values():
-        told = await fetch(daemon(routes(bad, good, chain)), CHAT, ask(stream=stream))
+    for left in CHAINS:
+        told = await _ask(rig.daemon, f"{name}-{left}", stream)
         assert (told.status, told.error["code"]) == (400, "context_length_exceeded")
-        assert good.requests == []
-    running = daemon(routes(bad, good, "up/x, up/z", ", failover: {context_overflow: [up/longer, good/y]}"))
-    told = await fetch(running, CHAT, ask(stream=stream))
+    asked = len(bad.requests)
+    told = await _ask(rig.daemon, f"{name}-longer", stream)
     assert told.status == 400  # the first of that chain says the same: it is not asked again and again
-    assert [request.json()["model"] for request in bad.requests[2:]] == ["x", "longer"]
-    running = daemon(routes(bad, good, "up/x, up/z", ", failover: {context_overflow: [good/y]}"))
-    told = await fetch(running, CHAT, ask(stream=stream))
+    assert [request.json()["model"] for request in bad.requests[asked:]] == ["x", "longer"]
+    assert len(rig.good.requests) == good
+    told = await _ask(rig.daemon, f"{name}-over", stream)
     assert (told.status, told.headers["x-routerd-target"]) == (200, "good/y")
-    assert told.headers["x-routerd-attempts"].startswith("up:context_length/")
+    assert told.headers["x-routerd-attempts"].startswith(f"{name}:context_length/")
 
 
 # ── Retry-After ──
 
-WAITS: dict[str, tuple[str, str]] = {
-    "seconds": ("retry-after", "40"),
-    "date": ("retry-after", ""),  # in 40 s
-    "milliseconds": ("retry-after-ms", "40000"),
-    "reset in words": ("x-ratelimit-reset-requests", "40s"),
-    "reset in seconds": ("x-ratelimit-reset", "40"),
-}
 
-
-@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("form", WAITS)
-@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_an_endpoint_that_asks_for_time_gets_it_from_every_request(
-    daemon: Start, bad: Upstream, good: Upstream, form: str, stream: bool
-) -> None:
-    name, value = WAITS[form]
+@pytest.mark.parametrize("stream", KINDS, ids=KINDS.values())
+async def test_an_endpoint_that_asks_for_time_gets_it_from_every_request(rig: Rig, form: str, stream: bool) -> None:
+    model, (field, value) = f"waits-{form}-{KINDS[stream]}", WAITS[form]
+    bad = rig.others[model]
     used_up = [("x-ratelimit-remaining", "0"), ("x-ratelimit-remaining-requests", "0")]
-    asked_for = (name, value or formatdate(time() + 40, usegmt=True))
+    asked_for = (field, value or formatdate(time() + 40, usegmt=True))
     bad.always(error(429, "slow down", headers=[asked_for, *used_up]))
-    text = routes(bad, good, CHAINS["next"], "}\n  alone: {chain: [up/x]")
-    running = daemon(text)
-    found = [await fetch(running, CHAT, ask(stream=stream)) for _ in range(3)]
+    found = [await _ask(rig.daemon, f"{model}-next", stream) for _ in range(3)]
     assert [one.headers["x-routerd-target"] for one in found] == ["good/y"] * 3
     assert len(bad.requests) == 1
-    told = await fetch(running, CHAT, ask("alone", stream=stream))  # when there is nobody else it is asked all the same
+    told = await _ask(rig.daemon, f"{model}-last", stream)  # when there is nobody else it is asked all the same
     assert told.status == 429
-    assert 30 <= int(told.headers["retry-after"]) <= 41
+    assert 20 <= int(told.headers["retry-after"]) <= 41
     assert len(bad.requests) == 2
 
 
-@pytest.mark.asyncio(loop_scope="function")
-async def test_of_several_that_ask_for_time_the_client_is_told_the_shortest(daemon: Start, bad: Upstream) -> None:
-    bad.script(error(429, headers=[("retry-after", "7")]), error(429, headers=[("retry-after", "90")]))
-    told = await fetch(daemon(routes(bad, bad, "up/x, up/y")), CHAT, ask())
+async def test_of_several_that_ask_for_time_the_client_is_told_the_shortest(rig: Rig) -> None:
+    asks = (error(429, headers=[("retry-after", "7")]), error(429, headers=[("retry-after", "90")]))
+    rig.others["several"].script(*asks)
+    told = await _ask(rig.daemon, "several-m", False)
     assert (told.status, told.headers["retry-after"]) == (429, "7")
 
 
 # ── the time for everything ──
 
 
-@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("left", CHAINS)
-async def test_an_answer_that_drips_past_total_is_504_whoever_is_left(
-    daemon: Start, bad: Upstream, good: Upstream, left: str
-) -> None:
-    bad.always(answers.drip(b" "))
-    told = await fetch(daemon(routes(bad, good, CHAINS[left], defaults=", total: 600ms")), CHAT, ask())
+async def test_an_answer_that_drips_past_total_is_504_whoever_is_left(rig: Rig, left: str) -> None:
+    good = len(rig.good.requests)
+    rig.others["drips"].always(answers.drip(b" "))
+    told = await _ask(rig.daemon, f"drips-{left}", False)
     assert (told.status, told.error["code"]) == (504, "upstream_timeout")
-    assert good.requests == []
+    assert len(rig.good.requests) == good
 
 
-@pytest.mark.asyncio(loop_scope="function")
-@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_the_deadline_is_of_all_attempts_together(daemon: Start, bad: Upstream, good: Upstream, stream: bool) -> None:
-    bad.always(answers.hang)
-    more = ", failover: {deadline: 700ms, max_attempts: 9}, retry: {attempts: 5, backoff: {first: 10ms}}"
-    began_s = asyncio.get_running_loop().time()
-    told = await fetch(daemon(routes(bad, good, "up/x, up/y", more, ", first_token: 300ms")), CHAT, ask(stream=stream))
+@pytest.mark.parametrize("stream", KINDS, ids=KINDS.values())
+async def test_the_deadline_is_of_all_attempts_together(rig: Rig, stream: bool) -> None:
+    silent = rig.others["silent"]
+    silent.always(answers.hang)
+    asked, began_s = len(silent.requests), asyncio.get_running_loop().time()
+    told = await _ask(rig.daemon, f"silent-{KINDS[stream]}", stream)
     assert (told.status, told.error["code"]) == (504, "upstream_timeout")
-    assert len(bad.requests) == 1
+    assert len(silent.requests) == asked + 1
     assert asyncio.get_running_loop().time() - began_s < 4

@@ -9,57 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.bench.rig import rss_mb
 from tests.support import answers
 from tests.support.answers import DONE, delta, event
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, Fetched, RawClient, ask, fetch, head_of
-from tests.support.upstream import Answer, Call, Headers, Upstream
+from tests.support.upstream import Answer, Call, Upstream
+from tests.support.voices import VOICES
 
 Start = Callable[..., Daemon]
-NDJSON: Headers = (("content-type", "application/x-ndjson"), ("transfer-encoding", "chunked"))
-
-
-def named(kind: str, **fields: Any) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
-
-
-def gemini(text: str) -> bytes:
-    return event({"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}]})
-
-
-HALF = {  # what each dialect has said when it goes wrong: a beginning, and some content
-    "openai": (event(delta("", role="assistant")), event(delta("half"))),
-    "anthropic": (
-        named("message_start", message={"id": "msg_1", "type": "message", "role": "assistant", "model": "c", "content": [],
-                                        "usage": {"input_tokens": 3, "output_tokens": 1}}),
-        named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-        named("content_block_delta", index=0, delta={"type": "text_delta", "text": "half"}),
-    ),
-    "gemini": (gemini("ha"), gemini("lf")),
-    "ollama": tuple(
-        json.dumps({"model": "m", "message": {"role": "assistant", "content": text}, "done": False}).encode() + b"\n"
-        for text in ("ha", "lf")
-    ),
-}  # fmt: skip
-ERRORS = {
-    "openai": event({"error": {"message": "overloaded", "type": "server_error", "code": 529}}),
-    "anthropic": named("error", error={"type": "overloaded_error", "message": "overloaded"}),
-    "gemini": event({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}),
-    "ollama": b'{"error": "overloaded"}\n',
-}
+HALF = {name: (*voice.begin, voice.piece("ha"), voice.piece("lf")) for name, voice in VOICES.items()}
 
 
 def broken(dialect: str, how: str) -> Answer:
     """Say the half, then go wrong."""
 
     async def answer(call: Call) -> None:
-        await call.head(200, NDJSON if dialect == "ollama" else answers.EVENT_STREAM)
+        voice = VOICES[dialect]
+        await call.head(200, voice.stream_head)
         for block in HALF[dialect]:
             await call.chunk(block)
         match how:
@@ -70,11 +45,11 @@ def broken(dialect: str, how: str) -> Answer:
             case "ends":  # in good order, but without a finish
                 await call.end_chunks()
             case "error":
-                await call.chunk(ERRORS[dialect])
+                await call.chunk(voice.fault_event(529, "overloaded"))
                 await call.end_chunks()
             case "malformed":
                 for _ in range(3):
-                    await call.chunk(b"{no json\n" if dialect == "ollama" else event("{no json"))
+                    await call.chunk(voice.malformed)
                 await call.client_gone()
             case "drips":
                 await answers.dripping(call, HALF[dialect][-1])
@@ -97,10 +72,10 @@ budgets: {{slot: {{concurrency: 1, scope: endpoint}}}}
 """
 
 
-async def stream_of(running: Daemon, client: str) -> Fetched:
+async def stream_of(running: Daemon, client: str, model: str = "m") -> Fetched:
     if client == "openai":
-        return await fetch(running, CHAT, ask(stream=True))
-    return await fetch(running, "/v1/messages", ask(stream=True, max_tokens=50))
+        return await fetch(running, CHAT, ask(model, stream=True))
+    return await fetch(running, "/v1/messages", ask(model, stream=True, max_tokens=50))
 
 
 def told(answer: Fetched, client: str) -> str:
@@ -131,24 +106,69 @@ async def good() -> Any:
         yield server
 
 
-@pytest.mark.parametrize("how", ["cut", "reset", "ends", "error", "malformed", "idle"])
+HOWS = ("cut", "reset", "ends", "error", "malformed", "idle")
+CLIENTS = ("openai", "anthropic")
+CELLS = [(dialect, how) for dialect in HALF for how in HOWS]
+LEFT = [(dialect, f"left-by-{client}") for dialect in HALF for client in CLIENTS]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The daemon, an upstream for each cell, the one that must never be asked, and what every client got of every cell."""
+
+    daemon: Daemon
+    ups: Mapping[tuple[str, str], Upstream]
+    good: Upstream
+    got: Mapping[tuple[str, str], list[Fetched]]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """All cells are asked at once; of one cell a client after the other, who is let in when the first has given its slot back."""
+    async with AsyncExitStack() as stack:
+        good = await stack.enter_async_context(Upstream())
+        good.always(answers.stream(["good"]))
+        ups: dict[tuple[str, str], Upstream] = {}
+        providers = [f'  good: {{dialect: openai, base_url: "{good.url}", auth: {{type: none}}}}']
+        models = []
+        for dialect, how in (*CELLS, *LEFT):
+            up = ups[dialect, how] = await stack.enter_async_context(Upstream())
+            up.always(broken(dialect, how))
+            url, at, idle = up.url.removesuffix("/v1"), f"{dialect}-{how}", "500ms" if how == "idle" else "30s"
+            more = f"auth: {{type: none}}, budgets: [slot], timeouts: {{idle: {idle}}}"
+            providers.append(f'  {at}: {{dialect: {dialect}, base_url: "{url}", {more}}}')
+            models.append(f"  {at}: {{chain: [{at}/x, good/y]}}")
+        text = ["version: 1", "providers:", *providers, "models:", *models]
+        text.append("budgets: {slot: {concurrency: 1, scope: endpoint}}")
+        running = Daemon(tmp_path_factory.mktemp("committed"), "\n".join(text))
+
+        async def both(dialect: str, how: str) -> list[Fetched]:
+            return [await stream_of(running, client, f"{dialect}-{how}") for client in CLIENTS]
+
+        try:
+            found = await asyncio.gather(*(both(*cell) for cell in CELLS))
+            yield Rig(running, ups, good, dict(zip(CELLS, found, strict=True)))
+        finally:
+            running.stop()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("dialect", HALF)
-async def test_what_breaks_after_the_commit_is_told_in_the_clients_words(
-    daemon: Start, upstream: Upstream, good: Upstream, dialect: str, how: str
-) -> None:
-    upstream.always(broken(dialect, how))
-    running = daemon(routes(upstream, good, dialect))
-    for client in ("openai", "anthropic"):
-        message = told(await stream_of(running, client), client)
+async def test_what_breaks_after_the_commit_is_told_in_the_clients_words(rig: Rig, dialect: str, how: str) -> None:
+    for client, answer in zip(CLIENTS, rig.got[dialect, how], strict=True):
+        message = told(answer, client)
         if how == "error":
             assert "overloaded" in message
-    assert len(upstream.requests) == 2  # the slot of the first was free again
-    assert good.requests == []
-    endpoint = next(one for one in (await running.status())["endpoints"] if one["endpoint"] == "up")
-    assert endpoint["inflight"] == 0
-    samples = await running.metrics()
-    assert sum(v for k, v in samples.items() if k.startswith("routerd_stream_interruptions_total")) == 2
-    assert sum(v for k, v in samples.items() if k.startswith("routerd_requests_total") and 'outcome="truncated"' in k) == 2
+    assert len(rig.ups[dialect, how].requests) == 2  # the slot of the first was free again
+    assert rig.good.requests == []
+    at = f"{dialect}-{how}"
+    endpoint = next(one for one in (await rig.daemon.status())["endpoints"] if one["endpoint"] == at)
+    assert (endpoint["inflight"], endpoint["failures"]) == (0, 2)
+    samples = await rig.daemon.metrics()
+    interrupted = {k: v for k, v in samples.items() if k.startswith("routerd_stream_interruptions_total") and f'"{at}/x"' in k}
+    assert sum(interrupted.values()) == 2
+    assert samples[f'routerd_requests_total{{client="_anonymous",outcome="truncated",route="{at}"}}'] == 2
 
 
 @pytest.mark.parametrize("client", ["openai", "anthropic"])
@@ -158,11 +178,11 @@ async def test_stream_total_ends_a_stream_that_moves_only_where_it_is_set(
     upstream.always(broken("openai", "drips"))
     answer = await stream_of(daemon(routes(upstream, good, "openai", ", stream_total: 700ms")), client)
     assert "stream_total" in told(answer, client)
-    assert answer.body.count(b"half") > 3
+    assert answer.body.count(b"lf") > 3
     async with RawClient(daemon(routes(upstream, good, "openai", ", total: 300ms, first_token: 300ms"))) as raw:
         await raw.send(head_of(CHAT, json.dumps(ask(stream=True)).encode()))
         for _ in range(20):  # a second and more
-            assert b"error" not in await raw.read_until(b"half")
+            assert b"error" not in await raw.read_until(b"lf")
 
 
 async def test_one_malformed_event_is_left_out_and_the_stream_goes_on(daemon: Start, upstream: Upstream, good: Upstream) -> None:
@@ -176,17 +196,15 @@ async def test_one_malformed_event_is_left_out_and_the_stream_goes_on(daemon: St
     assert (await running.metrics())['routerd_stream_malformed_events_total{target="up/x"}'] == 3
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("dialect", HALF)
-@pytest.mark.parametrize("client", ["openai", "anthropic"])
-async def test_a_client_that_leaves_frees_the_slot_within_100_ms(
-    daemon: Start, upstream: Upstream, good: Upstream, dialect: str, client: str
-) -> None:
-    upstream.always(broken(dialect, "hangs"))
-    running = daemon(routes(upstream, good, dialect).replace("400ms", "30s"))
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_client_that_leaves_frees_the_slot_within_100_ms(rig: Rig, dialect: str, client: str) -> None:
+    at, upstream = f"{dialect}-left-by-{client}", rig.ups[dialect, f"left-by-{client}"]
     path = CHAT if client == "openai" else "/v1/messages"
     for turn in range(2):  # the second one is let in: the first has given its slot back
-        async with RawClient(running) as raw:
-            await raw.send(head_of(path, json.dumps(ask(stream=True, max_tokens=9)).encode()))
+        async with RawClient(rig.daemon) as raw:
+            await raw.send(head_of(path, json.dumps(ask(at, stream=True, max_tokens=9)).encode()))
             await raw.read_until(b"ha")
             left_at_s = asyncio.get_running_loop().time()
         request = (await upstream.received(turn + 1))[turn]
@@ -195,11 +213,11 @@ async def test_a_client_that_leaves_frees_the_slot_within_100_ms(
         assert request.gone_at_s - left_at_s <= 0.1
 
     async def is_idle() -> bool:
-        endpoint = next(one for one in (await running.status())["endpoints"] if one["endpoint"] == "up")
-        return bool(endpoint["inflight"] == 0)
+        endpoint = next(one for one in (await rig.daemon.status())["endpoints"] if one["endpoint"] == at)
+        return bool(endpoint["inflight"] == 0 and endpoint["failures"] == 0)
 
     await until(is_idle)
-    assert good.requests == []
+    assert rig.good.requests == []
 
 
 SLOW = 24
@@ -208,7 +226,7 @@ SLOW = 24
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 async def test_clients_that_read_nothing_cost_less_than_a_mebibyte_each(daemon: Start, upstream: Upstream, dialect: str) -> None:
     """Each is offered 16 MiB, in the client's dialect and translated."""
-    first, last = HALF[dialect][:-1], HALF[dialect][-1].replace(b"half", b"x" * 32768)
+    first, last = HALF[dialect][:-1], HALF[dialect][-1].replace(b"lf", b"x" * 32768)
 
     async def flood(call: Call) -> None:
         await call.head(200, answers.EVENT_STREAM)

@@ -91,17 +91,18 @@ async def test_a_request_costs_one_round_trip_whatever_budgets_it_has(
             args=["--state", f"redis://127.0.0.1:{link.port}/0", "--state-timeout", "5s"],
         )
         await until(lambda: is_up(running, True))
-        link.delay_s = 0.25
+        link.delay_s = 0.2
         for _ in range(6):  # opens the connections
             assert (await fetch(running, CHAT, ask(stream=stream))).status == 200
+        link.delay_s = 1.0
         link.asked.clear()
-        for _ in range(5):
+        for _ in range(3):
             began_s = time.monotonic()
             assert (await fetch(running, CHAT, ask(stream=stream))).status == 200
-            assert 0.25 <= time.monotonic() - began_s < 0.5
+            assert 1.0 <= time.monotonic() - began_s < 1.9
         await asyncio.sleep(0.1)  # what is given back follows in the background
-        assert link.asked.count(TAKES) == 5
-        assert 1 <= link.asked.count(CORRECTS) <= 5 + 1  # batched; one may keep leases alive
+        assert link.asked.count(TAKES) == 3
+        assert 1 <= link.asked.count(CORRECTS) <= 3 + 2  # batched; two may say that a host and its leases live
 
 
 async def test_a_target_without_room_costs_the_request_nothing_of_its_own(
