@@ -232,6 +232,40 @@ async def test_a_worker_that_is_killed_loses_only_its_last_moment_and_nothing_is
     ]
 
 
+async def test_a_daemon_that_is_killed_loses_only_its_last_moment_and_the_next_one_writes_on(
+    tmp_path: pathlib.Path, upstream: Upstream, upstreams: Any
+) -> None:
+    other = await upstreams()
+    traffic = Traffic(3)
+    upstream.always(traffic.answer)
+    other.always(traffic.answer)
+    running = Daemon(tmp_path, routes(upstream.url, other.url), args=["--workers", "2"])
+    try:
+        sending = asyncio.ensure_future(sent(traffic, running.url, range(900)))
+        await until(lambda: len(traffic.expected) > 400, 60)
+        killed_s = asyncio.get_running_loop().time()
+        running.process.signal(signal.SIGKILL)  # control; its workers end with it
+        await sending
+        await asyncio.to_thread(running.process.wait)
+    finally:
+        running.stop()
+    before = set(traffic.expected)
+    again = Daemon(tmp_path, routes(upstream.url, other.url), args=["--workers", "2"])
+    try:
+        assert await sent(traffic, again.url, range(900, 1000)) == []
+        await asyncio.to_thread(ended, again)
+    finally:
+        again.stop()
+    there = {row[0]: row for row in rows(ledger_of(again))}
+    assert len(rows(ledger_of(again))) == len(there)
+    assert [row for name, row in there.items() if name in traffic.expected and row != traffic.expected[name]] == []
+    lost = set(traffic.expected) - set(there)
+    assert lost <= before
+    # 0.1 s between two flushes, then a transaction; the rest is for a machine that is busy, also with reading the last answers.
+    since_s = sorted(round(traffic.finished_s[name] - killed_s, 3) for name in lost)
+    assert not since_s or (since_s[0] > -3.0 and since_s[-1] < 2.0), since_s
+
+
 async def test_a_ledger_whose_disk_is_full_is_in_nobodys_way(daemon: Start, upstream: Upstream) -> None:
     upstream.always(answers.reply())
     running = daemon(routes(upstream.url))
