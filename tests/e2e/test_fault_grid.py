@@ -1,4 +1,4 @@
-"""README.md beside this file says where each cell of the fault grid is proven: the tests it names exist, and no cell is left out."""
+"""README.md beside this file says where each cell of the fault grid is proven: no cell is left out, and the tests exist."""
 
 from __future__ import annotations
 
