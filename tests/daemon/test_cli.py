@@ -16,6 +16,7 @@ import pytest
 
 from routerd import VERSION_HEADER
 from routerd.daemon.cli import main
+from routerd.daemon.commands import live
 from routerd.daemon.output.report import problem_as_json
 from tests.daemon.fakes import problem
 
@@ -102,6 +103,16 @@ def test_a_daemon_that_is_not_there_is_exit_3(command: str, capsys: pytest.Captu
     error = capsys.readouterr().err
     assert f"cannot reach {where}" in error
     assert error.count("\n") == 1
+
+
+def test_one_that_takes_connections_and_says_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "LOOK_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        where = f"127.0.0.1:{mute.getsockname()[1]}"
+        assert main(["status", "--admin", where]) == 3
+    assert capsys.readouterr().err == f"routerd: {where} did not answer within 0.2 s\n"
 
 
 class Admin(http.server.BaseHTTPRequestHandler):

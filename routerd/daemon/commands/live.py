@@ -20,6 +20,7 @@ from routerd.errors import Problem
 __all__ = ["Unanswered", "ask", "ask_quietly", "drain", "history", "reload", "rollback", "status"]
 
 RELOAD_TIMEOUT_S = 60.0
+LOOK_TIMEOUT_S = 15.0  # for a question: a daemon that is only busy answers sooner
 HELD = {  # why the files do not serve though nothing is wrong with them
     "rollback": ": what they hold was rolled back; `routerd reload` applies it all the same",
     "probation": ": probation rolled back what they hold; change them, or `routerd rollback N`",
@@ -172,7 +173,7 @@ def _notes(told: Mapping[str, Any]) -> list[str]:
 def ask(admin: Address, method: str, path: str) -> tuple[int, Any]:
     """Return status and decoded answer; (exit status, None), and a complaint on stderr, when nobody sensible answers."""
     try:
-        return ask_quietly(admin, method, path)
+        return ask_quietly(admin, method, path, LOOK_TIMEOUT_S if method == "GET" else RELOAD_TIMEOUT_S)
     except Unanswered as exc:
         return complain(str(exc), CANNOT_REACH), None
 
@@ -181,7 +182,7 @@ class Unanswered(Exception):
     """Nobody answers at the admin address, or somebody else; the message says so."""
 
 
-def ask_quietly(admin: Address, method: str, path: str, timeout_s: float = RELOAD_TIMEOUT_S) -> tuple[int, dict[str, Any]]:
+def ask_quietly(admin: Address, method: str, path: str, timeout_s: float) -> tuple[int, dict[str, Any]]:
     """Return status and decoded answer; raise Unanswered.
 
     Others have a `POST /-/reload`, too, Prometheus for one: an order is given only to what has said that it is routerd.
