@@ -222,8 +222,13 @@ async def test_a_bad_file_and_a_restart_serve_the_last_good_one(daemon: Start) -
     first.config.with_name("prompt.md").write_text("be brief")
     first.config.write_text(text)  # healed: the same content
     await until_counted(again, "file", "unchanged")
+
+    async def settled() -> bool:  # the watcher may still wait for more of the same edit
+        return (await again.status())["drift"] is False
+
+    await until(settled)
     status = await again.status()
-    assert (status["source"], status["drift"], status["generation"]) == ("file", False, 1)
+    assert (status["source"], status["generation"]) == ("file", 1)
 
 
 async def test_a_file_that_is_gone_is_no_outage_either(daemon: Start) -> None:
