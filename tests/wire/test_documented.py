@@ -221,7 +221,7 @@ def test_anthropic_streams(name: str, end: str) -> None:
     scan, out = read("anthropic", sse(*events, end=end))
     assert told(out) == expected
     assert (scan.finished, scan.fault, scan.malformed, scan.usage) == (True, None, 0, Usage(input_tokens=3, output_tokens=2))
-    assert (b'"citations":[{"type":"web_search_result_location"' in out) == (name == "citations")
+    assert (b'"citations":[{"index":0,"type":"web_search_result_location"' in out) == (name == "citations")
 
 
 def test_anthropic_usage_of_caches_is_part_of_the_prompt_and_never_added_up() -> None:

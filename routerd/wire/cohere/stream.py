@@ -14,7 +14,7 @@ import msgspec
 from routerd.wire.cohere.answer import Content, ToolCall, Usages, failure_of, finish_of, logprobs_of, usage_of
 from routerd.wire.dialect import Call
 from routerd.wire.framing import Events
-from routerd.wire.translation.compose import Chunks, made_id
+from routerd.wire.translation.compose import Chunks, made_id, numbered
 from routerd.wire.translation.read import REFUSED, read_patiently
 from routerd.wire.translation.scan import Said, TranslatedScan
 
@@ -55,12 +55,13 @@ _decode = msgspec.json.Decoder(_Event).decode
 class CohereScan(TranslatedScan):
     """The state of one stream; see wire.dialect.Scan."""
 
-    __slots__ = ("_arguments_came", "_calls", "_id")
+    __slots__ = ("_arguments_came", "_calls", "_citations", "_id")
 
     def __init__(self, call: Call) -> None:
         super().__init__(call, Events())
         self._id = ""
         self._calls = 0
+        self._citations = 0
         self._arguments_came = False
 
     def _take(self, payload: bytes, out: Said) -> None:
@@ -114,8 +115,9 @@ class CohereScan(TranslatedScan):
         if isinstance(message.tool_calls, ToolCall):
             self._called(message.tool_calls, chunks, out)
         if message.citations:
-            given = message.citations if isinstance(message.citations, list) else [message.citations]
-            out.append(chunks.delta(0, {"citations": given}))
+            for citation in message.citations if isinstance(message.citations, list) else [message.citations]:
+                out.append(chunks.delta(0, {"citations": [numbered(citation, self._citations)]}))
+                self._citations += 1
 
     def _called(self, called: ToolCall, chunks: Chunks, out: Said) -> None:
         function = called.function

@@ -9,6 +9,7 @@ Without `alt=sse` (a proxy that drops the query, a provider's `body`) the same a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -30,7 +31,7 @@ from routerd.wire.gemini.answer import (
     signed,
     usage_of,
 )
-from routerd.wire.translation.compose import Chunks
+from routerd.wire.translation.compose import Chunks, numbered
 from routerd.wire.translation.read import REFUSED
 from routerd.wire.translation.scan import Said, TranslatedScan
 
@@ -42,10 +43,12 @@ _QUOTE = ord('"')
 class _Turn:
     """What is known of one choice."""
 
-    __slots__ = ("calls", "ending")
+    __slots__ = ("calls", "ending", "grounding", "images")
 
     def __init__(self) -> None:
         self.calls = 0
+        self.images = 0
+        self.grounding: Any = None  # what a search found; the last event that says so has all of it
         self.ending: str | None = None  # the finishReason; not said before the end, as more may follow it
 
 
@@ -119,8 +122,8 @@ class GeminiScan(TranslatedScan):
                         out.append(chunks.text(index, text, logprobs_of(candidate.logprobsResult)))
             else:
                 self._rarer(part, index, turn, chunks, out)
-        if candidate.groundingMetadata is not None:
-            out.append(chunks.delta(index, {"extra_content": grounded(candidate.groundingMetadata)}))
+        if candidate.groundingMetadata:
+            turn.grounding = candidate.groundingMetadata
         if candidate.finishReason is not None and candidate.ending is not None:
             turn.ending = candidate.ending
             self.content = True
@@ -139,11 +142,14 @@ class GeminiScan(TranslatedScan):
             out.append(chunks.delta(index, {"extra_content": extra}))
         if part.inlineData is not None:
             self.content = True
-            out.append(chunks.delta(index, {"images": [image_of(part.inlineData)]}))
+            out.append(chunks.delta(index, {"images": [numbered(image_of(part.inlineData), turn.images)]}))
+            turn.images += 1
 
     def _end(self, out: Said) -> None:
         assert self._chunks is not None
         for index, turn in self._turns.items():
+            if turn.grounding is not None:
+                out.append(self._chunks.delta(index, {"extra_content": grounded(turn.grounding)}))
             out.append(self._chunks.finish(index, finish_of(turn.ending, turn.calls > 0)))
         super()._end(out)
 

@@ -16,7 +16,9 @@ from routerd.messages import Usage
 from routerd.wire.dialect import Call
 from routerd.wire.translation.pivot import dump
 
-__all__ = ["DELTA_END", "Choice", "Chunks", "answer_body", "is_object", "made_id", "text_of", "tool_call", "usage_object"]
+__all__ = [
+    "DELTA_END", "Choice", "Chunks", "answer_body", "is_object", "made_id", "numbered", "text_of", "tool_call", "usage_object",
+]  # fmt: skip
 
 _OBJECT = {"chat": ("chat.completion", "chatcmpl-"), "completion": ("text_completion", "cmpl-")}
 
@@ -56,6 +58,11 @@ def is_object(raw: bytes) -> bool:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True
+
+
+def numbered(entry: Any, number: int) -> Any:
+    """Return an entry of a list that grows over a stream: OpenAI's SDKs join such lists by `index` and refuse others."""
+    return {"index": number, **entry} if isinstance(entry, dict) else entry
 
 
 def made_id(own_id: str, *numbers: int) -> str:

@@ -128,7 +128,10 @@ def test_thoughts_plans_and_citations() -> None:
     )
     deltas = [chunk.choices[0].delta.model_dump(exclude_none=True) for chunk in chunks(stream)]
     opening = {"content": "", "role": "assistant"}
-    assert deltas == [opening, {"reasoning_content": "hm"}, {"content": "yes"}, {"citations": cited}, {}]
+    numbered = [{"index": 0, **cited[0]}]
+    assert deltas == [opening, {"reasoning_content": "hm"}, {"content": "yes"}, {"citations": numbered}, {}]
+    two = event("citation-start", {"citations": cited[0]}, index=0) + event("citation-start", {"citations": cited[0]}, index=1)
+    assert len(streamed(text("yes"), two, end()).message.model_extra["citations"]) == 2
 
 
 def test_a_call_without_arguments_has_an_empty_object() -> None:

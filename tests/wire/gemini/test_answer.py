@@ -180,7 +180,10 @@ def test_thoughts_images_and_signatures() -> None:
     assert (told(out)["content"], told(out)["reasoning_content"]) == ("yes", "hm")
     extras = [(c.choices[0].delta.model_extra or {}) for c in chunks(out)]
     assert {"extra_content": message["extra_content"]} in extras
-    assert {"images": message["images"]} in extras
+    assert {"images": [{"index": 0, **message["images"][0]}]} in extras
+    image = event(answer([parts[2]], None))
+    whole = accumulated(run(GEMINI.scan(call(stream=True)), image + image + event(answer([{"text": "x"}]))))
+    assert len(whole.choices[0].message.model_extra["images"]) == 2
 
 
 def test_what_a_search_found_stands_beside_the_text() -> None:
@@ -191,6 +194,8 @@ def test_what_a_search_found_stands_beside_the_text() -> None:
     assert decoded(value).message.model_dump()["extra_content"] == expected
     extras = [c.choices[0].delta.model_extra for c in chunks(run(GEMINI.scan(call(stream=True)), event(value)))]
     assert {"extra_content": {"google": {"grounding_metadata": found}}} in extras
+    whole = accumulated(run(GEMINI.scan(call(stream=True)), event(value) + event(value)))
+    assert whole.choices[0].message.model_extra["extra_content"]["google"]["grounding_metadata"] == found
 
 
 def test_several_candidates_are_several_choices() -> None:

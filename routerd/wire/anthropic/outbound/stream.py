@@ -19,6 +19,7 @@ from routerd.wire.anthropic.tokens import FINISH_OF_STOP, Counts
 from routerd.wire.dialect import Call
 from routerd.wire.framing import Events
 from routerd.wire.openai.relay_scan import DONE, StreamFault
+from routerd.wire.translation.compose import numbered
 from routerd.wire.translation.scan import Said, TranslatedScan
 
 __all__ = ["Event", "MessagesScan", "read_event"]
@@ -75,7 +76,7 @@ class MessagesScan(TranslatedScan):
     """The state of one stream; see `wire.dialect.Scan` for the facts."""
 
     __slots__ = (
-        "_block", "_details", "_has_tools", "_head", "_input_came", "_taken", "_text_head", "_thought", "_tools",
+        "_block", "_citations", "_details", "_has_tools", "_head", "_input_came", "_taken", "_text_head", "_thought", "_tools",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -84,6 +85,7 @@ class MessagesScan(TranslatedScan):
         self._block = Block()  # the one that is open
         self._thought: list[msgspec.Raw] = []
         self._details = 0  # entries of reasoning_details so far
+        self._citations = 0  # so far
         self._tools = 0  # tool calls so far
         self._input_came = False
         self._has_tools = False
@@ -130,7 +132,8 @@ class MessagesScan(TranslatedScan):
         elif kind == "signature_delta":
             self._block.signature = delta.signature
         elif kind == "citations_delta" and delta.citation:
-            out.append(self._chunk({"citations": [delta.citation]}))
+            out.append(self._chunk({"citations": [numbered(delta.citation, self._citations)]}))
+            self._citations += 1
 
     def _message_start(self, event: Event, out: Said) -> None:
         message = event.message if isinstance(event.message, dict) else {}
