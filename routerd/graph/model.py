@@ -131,6 +131,8 @@ class Quirks:
     response_format: str = "nested"  # where the schema stands: nested (in json_schema) | flat (beside `type`)
     only_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # parameter -> all values that it accepts
     tool_call_id_chars: int | None = None  # ids of tool calls are exactly so many letters and digits
+    split_content: bool = False  # `content` of answers may be a list of texts and thoughts
+    finish_reasons: Mapping[str, str] = field(default_factory=dict)  # in answers: theirs -> OpenAI's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,8 @@ QUIRKS = {
     "response_format": "flat",
     "only_values": {"n": [1]},
     "tool_call_id_chars": 9,
+    "split_content": True,
+    "finish_reasons": {"model_length": "length"},
 }
 # Property -> what to set where in BASE (a mapping of paths to values).
 CHANGES: dict[str, dict[tuple[Any, ...], Any]] = {

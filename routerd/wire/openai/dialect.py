@@ -1,7 +1,7 @@
 """The OpenAI dialect as a target: nearly nothing to do, since routerd's own words are OpenAI's.
 
 The request is encoded with what no rule touched byte for byte, after the provider's quirks, to the path that it offers; answers
-and streams are forwarded as they came and only looked at.
+and streams are forwarded as they came and only looked at, but for answers of a provider that `quirks` say deviates in them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from routerd.wire.dialect import Call, Encoded, Scan
 from routerd.wire.openai.answer import UnaryAnswer, decode_unary
 from routerd.wire.openai.body import choices_of, encode_body
 from routerd.wire.openai.event_scan import EventScan
+from routerd.wire.openai.mended import AnswerQuirks, MendedScan
 from routerd.wire.openai.quirks import RequestQuirks
 from routerd.wire.openai.relay_scan import RelayScan
 
@@ -27,7 +28,7 @@ _CHUNKED = frozenset({"chat", "completion"})  # streams of `choices`, with `stre
 class OpenAIDialect:
     """Whatever speaks OpenAI's API: vendors, engines, gateways, and the built-in simulator."""
 
-    __slots__ = ("_paths", "_quirks", "operations")
+    __slots__ = ("_mends", "_paths", "_quirks", "operations")
 
     name = "openai"
     stream_types: tuple[bytes, ...] = ()  # engines forget the right one
@@ -36,6 +37,7 @@ class OpenAIDialect:
         self._paths = provider.offers
         self.operations = _OPERATIONS | (_FOREIGN & provider.offers.keys())
         self._quirks = RequestQuirks.of(provider)
+        self._mends = AnswerQuirks.of(provider.quirks)
 
     def encode(self, body: Mapping[str, Any], call: Call) -> Encoded:
         """Encode for this target; the usage of a chat's stream is asked for wherever that is no error."""
@@ -51,11 +53,15 @@ class OpenAIDialect:
         return Encoded(path=path, body=encoded, dropped=dropped)
 
     def decode(self, body: bytes, call: Call) -> tuple[bytes, UnaryAnswer]:
-        """Look at a whole answer and return it as it came."""
+        """Look at a whole answer and return it as it came, but for the provider's quirks."""
+        if self._mends is not None and call.operation == "chat":
+            body = self._mends.body(body)
         return body, decode_unary(body, call.operation)
 
     def scan(self, call: Call) -> Scan:
         """Return the scan that forwards events as they come."""
+        if self._mends is not None and call.operation == "chat":
+            return MendedScan(self._mends, withhold_usage=not call.wants_usage, choices=call.choices)
         if call.operation in _CHUNKED:
             return RelayScan(withhold_usage=not call.wants_usage, choices=call.choices)
         return EventScan()
