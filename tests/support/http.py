@@ -53,13 +53,14 @@ async def fetch(
     *,
     method: str | None = None,
     headers: Mapping[str, str] | None = None,
+    within_s: float = 30.0,
 ) -> Fetched:
-    """Send one request over a connection of its own; POST when there is a body."""
+    """Send one request over a connection of its own; POST when there is a body. Raises TimeoutError after `within_s`."""
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     sent = {**({"content-type": "application/json"} if data is not None else {}), **(headers or {})}
     verb = method or ("GET" if data is None else "POST")
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=within_s)) as session,
         session.request(verb, daemon.url + path, data=data, headers=sent) as answer,
     ):
         return Fetched(status=answer.status, headers=answer.headers, body=await answer.read())

@@ -20,6 +20,7 @@ from tests.support.upstream import Call, Upstream
 
 Start = Callable[..., Daemon]
 STREAMS = 50
+HELD_S = 3600.0  # that a stream is held at most: the long form takes minutes
 CLIENTS = 8
 MEET = 20  # requests of a client between two meetings
 
@@ -27,7 +28,8 @@ MEET = 20  # requests of a client between two meetings
 def routes(upstream: Upstream, model: str, more: str = "") -> str:
     """Return a configuration whose target carries the edit in its name, so that an answer shows which graph made it."""
     up = f'providers: {{up: {{dialect: openai, base_url: "{upstream.url}", auth: {{type: none}}}}}}'
-    return f"version: 1\n{up}\nmodels:\n  m: {{chain: [up/{model}]}}\n  held: {{chain: [up/held]}}\n{more}"
+    held = "held: {timeouts: {idle: 1h}, chain: [up/held]}"
+    return f"version: 1\n{up}\nmodels:\n  m: {{chain: [up/{model}]}}\n  {held}\n{more}"
 
 
 async def post(session: aiohttp.ClientSession, running: Daemon, path: str = "/-/reload") -> tuple[int, dict[str, object]]:
@@ -88,7 +90,7 @@ async def test_reloads_under_load_cost_nothing(
         await (answers.stream(["a", "b"]) if asked.get("stream") else answers.reply())(call)
 
     upstream.always(answer)
-    held = [asyncio.create_task(fetch(running, CHAT, ask(model="held", stream=True))) for _ in range(STREAMS)]
+    held = [asyncio.create_task(fetch(running, CHAT, ask(model="held", stream=True), within_s=HELD_S)) for _ in range(STREAMS)]
     await upstream.received(STREAMS)
     before = await running.metrics()
     clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
