@@ -20,7 +20,7 @@ from routerd.graph import Quirks
 from routerd.wire.foreign import read_json
 from routerd.wire.openai.relay_scan import RelayScan
 
-__all__ = ["AnswerQuirks", "MendedScan"]
+__all__ = ["AnswerQuirks", "MendedScan", "parts_of"]
 
 _EVENT = re.compile(rb"(?:[^\r\n]+(?:\r\n|\n|\r(?!\n)))+(?:\r\n|\n|\r(?!\n))")
 _DATA = re.compile(rb"data: ?([^\r\n]*)")
@@ -114,23 +114,21 @@ def _encode(value: Any) -> bytes:
 
 def _split(message: dict[str, Any]) -> None:
     """Put the parts of a message where OpenAI has them."""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in message.pop("content"):
-        if isinstance(part, dict):
-            texts += _texts(part.get("text"))
-            thoughts += _texts(part.get("thinking"))
-        elif isinstance(part, str):
-            texts.append(part)
+    parts = parts_of(message["content"])
+    texts, thoughts = ([text for kind, text in parts if kind == wanted] for wanted in ("text", "thinking"))
     message["content"] = "".join(texts) if texts else None
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
 
 
-def _texts(value: Any) -> list[str]:
-    """Return the texts of a part: it is one, or a list of parts with one each."""
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list):
-        return []
-    return [one["text"] for one in value if isinstance(one, dict) and isinstance(one.get("text"), str)]
+def parts_of(content: list[Any]) -> list[tuple[str, str]]:
+    """Return the parts of a `content` that is a list, in their order: `text` or `thinking`, and what it says; no other kinds."""
+    found: list[tuple[str, str]] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        value = part.get(kind) if kind in ("text", "thinking") else None
+        if isinstance(value, list):
+            value = "".join(one["text"] for one in value if isinstance(one, dict) and isinstance(one.get("text"), str))
+        if isinstance(kind, str) and isinstance(value, str) and value:
+            found.append((kind, value))
+    return found

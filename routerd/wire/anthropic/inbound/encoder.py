@@ -22,6 +22,7 @@ from routerd.wire.anthropic.inbound.request import DETAILS_MARK, FIELD_MARK
 from routerd.wire.anthropic.outbound.answer import mend
 from routerd.wire.anthropic.tokens import STOP_OF_FINISH
 from routerd.wire.framing import Events
+from routerd.wire.openai.mended import parts_of
 from routerd.wire.openai.usage import read_usage
 
 __all__ = ["MessagesEncoder", "answer_to_messages"]
@@ -118,15 +119,7 @@ def _pieces(raw: msgspec.Raw) -> list[tuple[str, bytes]]:
         return [("text", data)] if data != _BLANK else []
     if data[:1] != b"[":
         return []
-    found: list[tuple[str, bytes]] = []
-    for part in _decode_any(data):
-        kind = part.get("type") if isinstance(part, dict) else None
-        value = part.get(kind) if kind in ("text", "thinking") else None
-        if isinstance(value, list):
-            value = "".join(p["text"] for p in value if isinstance(p, dict) and isinstance(p.get("text"), str))
-        if isinstance(kind, str) and isinstance(value, str) and value:
-            found.append((kind, _encode(value)))
-    return found
+    return [(kind, _encode(text)) for kind, text in parts_of(_decode_any(data))]
 
 
 def _arguments(function: _Function) -> bytes:
