@@ -8,7 +8,7 @@ After it, bytes are pushed in the upstream's read callback and a fault becomes a
 Cost and concurrency: one event loop; a unary attempt wakes the request's task once, a stream twice, a chunk never.
 """
 
-from routerd.attempt.lane import Lane, Passing, origin_of, place_of
+from routerd.attempt.lane import Lane, Passing, place_of
 from routerd.attempt.loop import Answer, Attempts, Setting
 from routerd.attempt.sink.passage import Passage
 from routerd.attempt.sink.pushed import Downstream, Ended
@@ -35,6 +35,5 @@ __all__ = [
     "error_event",
     "judge",
     "no_tokens",
-    "origin_of",
     "place_of",
 ]

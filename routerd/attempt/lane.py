@@ -32,7 +32,7 @@ LARGE_BYTES = 256 * 1024  # a body that is written by itself; below it one write
 MAX_HEADS = 256
 KEPT_TOKENS = 3  # of a target: an answer to a request with the one before may come late
 
-__all__ = ["Lane", "Passing", "Surroundings", "Upload", "Wire", "origin_of", "place_of"]
+__all__ = ["Lane", "Passing", "Surroundings", "Upload", "Wire", "place_of"]
 
 
 class Surroundings(Protocol):

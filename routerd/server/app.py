@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from routerd.attempt import AskToken, Ticker, TokenNews, Tokens, no_tokens, origin_of, place_of
+from routerd.attempt import AskToken, Ticker, TokenNews, Tokens, no_tokens
 from routerd.errors import ConfigError, MethodNotAllowed, NotFound, NotReady, Problem, RequestError
 from routerd.graph import Cors, Graph
 from routerd.health import Health
@@ -98,12 +98,11 @@ class Gateway:
         """
         shared = self._shared
         try:
-            origins = [origin_of(endpoint.url) for endpoint in graph.endpoints.values()]
             generation = Generation(number, graph, shared)
         except (ValueError, KeyError) as exc:
             problem = Problem(stage="build", code="build-failed", path="", message=str(exc), file="")
             raise ConfigError([problem]) from exc
-        if any(origin.tls for origin in origins):
+        if any(place.origin.tls for place in generation.places):
             await shared.upstreams.prepare_tls()
         return generation
 
@@ -114,8 +113,7 @@ class Gateway:
         self._generation = generation
         self._live = {n: g for n, g in self._live.items() if g.inflight}
         self._live[generation.number] = generation
-        graph = generation.graph
-        shared.upstreams.keep_only(place_of(endpoint) for endpoint in graph.endpoints.values() if endpoint.url)
+        shared.upstreams.keep_only(generation.places)
         return old
 
     def shed(self, generation: Generation) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from routerd.attempt import Lane, Setting
+from routerd.attempt import Lane, Setting, place_of
 from routerd.errors import Forbidden
 from routerd.graph import Client, Graph, Price, Route
 from routerd.health import View
@@ -63,6 +63,7 @@ class Generation:
         "inflight",
         "lists",
         "number",
+        "places",
         "resolver",
         "setting",
     )
@@ -71,6 +72,7 @@ class Generation:
         self._shared = shared
         self.number = number
         self.graph = graph
+        self.places = frozenset([place_of(endpoint) for endpoint in graph.endpoints.values() if endpoint.url])  # of its pools
         self.inflight = 0
         self.ended = 0  # requests that reached a target and ended: ok, upstream_error or truncated
         self.failed = 0  # of these: upstream_error or truncated
