@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench import rig
+from tests.support.ports import free_port
 
 __all__ = ["PEERS", "Gateway", "Running", "nginx", "peer", "routerd"]
 
@@ -42,7 +43,7 @@ class Running:
 
     def __init__(self, gateway: Gateway, directory: pathlib.Path, upstream: int) -> None:
         self.gateway = gateway
-        self.port = rig.free_port()
+        self.port = free_port()
         self.headers = gateway.headers(upstream)
         name = gateway.name.replace(" ", "-").replace(",", "")
         began_s = time.monotonic()
@@ -108,7 +109,7 @@ def routerd(
         config = directory / f"routes-{port}" / "routes.yaml"
         config.parent.mkdir()
         config.write_text((text or (rig.HERE / "routes.yaml").read_text()).replace("@UPSTREAM@", str(upstream)))
-        addresses = ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{rig.free_port()}"]
+        addresses = ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}"]
         state = ["--state-dir", str(directory / f"state-{port}")]
         kept = [] if ledger else ["--ledger", "off"]
         return [*rig.ROUTERD, "serve", "--config", str(config), "--workers", str(workers), *state, *kept, *addresses, *args]
@@ -137,7 +138,7 @@ def peer(name: str, told: Mapping[str, str]) -> Gateway | None:
 
 def _rust(port: int, upstream: int) -> list[str]:
     worker = f"http://127.0.0.1:{upstream}"
-    return ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", worker, "--prometheus-port", str(rig.free_port())]
+    return ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", worker, "--prometheus-port", str(free_port())]
 
 
 def _litellm(path: str, directory: pathlib.Path, port: int, upstream: int) -> list[str]:

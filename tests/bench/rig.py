@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.ports import free_port
+
 HERE = pathlib.Path(__file__).resolve().parent
 REPO = HERE.parents[1]
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -47,13 +49,6 @@ def compiled(name: str, directory: pathlib.Path) -> pathlib.Path:
     if not out.exists():
         subprocess.run([tool("cc", "gcc libc6-dev"), "-O2", "-o", str(out), str(HERE / f"{name}.c")], check=True)
     return out
-
-
-def free_port() -> int:
-    """Return a loopback port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Pinned:

@@ -18,6 +18,7 @@ from tests.bench.gateways import PEERS, SLOW_PEERS
 from tests.bench.lab import Contender, Lab, say
 from tests.bench.report import Row
 from tests.bench.shared import budget_costs
+from tests.support.ports import free_port
 
 __all__ = ["FOR_TARGETS", "SECTIONS"]
 
@@ -186,7 +187,7 @@ def _settled(running: gateways.Running) -> dict[int, int]:
 def reload_load(lab: Lab) -> list[Row]:
     """Full load with a reload each second, beside the same load without."""
     text = (rig.HERE / "routes.yaml").read_text()
-    admin = rig.free_port()
+    admin = free_port()
     gateway = gateways.routerd("routerd-reloaded", text=text, args=("--admin", f"127.0.0.1:{admin}"))
     contender = Contender("routerd", gateway)
     load = rig.Load(seconds=max(4.0, lab.plan.seconds * 2))

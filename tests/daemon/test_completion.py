@@ -44,9 +44,7 @@ def script(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pa
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bash_offers_what_fits(
-    words: list[str], offered: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bash_offers_what_fits(words: list[str], offered: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "routes.yaml").write_text("")
     argv = ["bash", "-c", ASK_BASH, "bash", str(script("bash", tmp_path, capsys)), "routerd", *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path)

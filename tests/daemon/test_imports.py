@@ -123,9 +123,7 @@ def test_openrouter_gives_every_listed_model_with_its_price(
     assert said == ""
 
 
-def test_openrouter_can_be_narrowed_to_some_models(
-    openrouter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_openrouter_can_be_narrowed_to_some_models(openrouter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded, _ = imported(["openrouter", "--url", openrouter, "--match", "qwen/*"], tmp_path, capsys)
     assert list(loaded.graph.routes) == ["qwen/qwen3-32b"]
 
@@ -138,9 +136,7 @@ def test_without_its_list_openrouter_is_a_provider_that_can_be_asked_directly(
     assert "the list cannot be had" in said
 
 
-def test_without_out_it_is_printed_and_with_it_nothing_is_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_out_it_is_printed_and_with_it_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "litellm", str(DATA / "litellm.yaml")]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["version"] == 1
     (tmp_path / "routes.yaml").write_text("mine")

@@ -17,8 +17,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, ask, fetch
+from tests.support.ports import closed_port
 from tests.support.prometheus import Prometheus
-from tests.support.upstream import closed_port
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 BOARD = json.loads((DEPLOY / "grafana" / "routerd.json").read_text())

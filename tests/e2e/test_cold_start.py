@@ -51,9 +51,7 @@ async def test_a_model_that_stays_cold_is_a_503_with_a_time_to_come_back(daemon:
 
 
 @pytest.mark.parametrize(("patience", "asked"), [("0s", 1), ("35ms", 4)])
-async def test_another_target_answers_after_fail_over_after(
-    daemon: Start, upstream: Upstream, patience: str, asked: int
-) -> None:
+async def test_another_target_answers_after_fail_over_after(daemon: Start, upstream: Upstream, patience: str, asked: int) -> None:
     upstream.always(COLD)
     answer = await fetch(daemon(routes(upstream, fail_over_after=patience)), CHAT, ask("both"))
     assert answer.headers["x-routerd-target"] == "demo/echo"

@@ -9,7 +9,8 @@ import pytest
 from tests.support import answers
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, ask, fetch
-from tests.support.upstream import Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Upstream
 
 APP = "https://app.example"
 KEY = {"authorization": "Bearer sk-app"}

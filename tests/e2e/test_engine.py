@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.daemon import Daemon, until
 from tests.support.llama import Engine
-from tests.support.upstream import closed_port
+from tests.support.ports import closed_port
 
 HELLO = [{"role": "user", "content": "route the token"}]
 

@@ -11,7 +11,8 @@ import pytest
 from tests.support import answers
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, ask, fetch
-from tests.support.upstream import Answer, Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Answer, Upstream
 
 Start = Callable[..., Daemon]
 Sdk = Callable[..., openai.AsyncOpenAI]

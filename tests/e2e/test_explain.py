@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.support.daemon import ROUTERD, Daemon
 from tests.support.http import CHAT, ask, fetch
+from tests.support.ports import closed_port
 from tests.support.process import clean_environ
-from tests.support.upstream import closed_port
 
 Start = Callable[..., Daemon]
 TEXT = """

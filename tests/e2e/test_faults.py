@@ -37,7 +37,8 @@ from tests.support import answers
 from tests.support.answers import DONE, cut, delta, error, event, events, reply
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, Fetched, ask, fetch
-from tests.support.upstream import Answer, Call, Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Answer, Call, Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

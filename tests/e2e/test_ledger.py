@@ -88,7 +88,7 @@ class Traffic:
         return {
             "id": f"r-{number}",
             "kind": KINDS[number % len(KINDS)] if number < 4 * len(KINDS) else rng.choice(KINDS),
-            "texts": ["".join(rng.choices("abcdé \n\"{", k=rng.randint(1, 40))) for _ in range(rng.randint(1, 12))],
+            "texts": ["".join(rng.choices('abcdé \n"{', k=rng.randint(1, 40))) for _ in range(rng.randint(1, 12))],
             "usage": (rng.randint(1, 5000), rng.randint(1, 900), rng.randint(0, 1)),
         }
 

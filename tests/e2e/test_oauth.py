@@ -13,7 +13,8 @@ from urllib.parse import parse_qs
 from tests.support import answers
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, ask, fetch
-from tests.support.upstream import Answer, Call, Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Answer, Call, Upstream
 
 Start = Callable[..., Daemon]
 SECRET = "client-secret-0123456789"

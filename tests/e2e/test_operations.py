@@ -28,7 +28,7 @@ WHOLE = {
 
 
 def routes(*upstreams: Upstream) -> str:
-    providers = "".join(f"  u{n}: {{dialect: openai, base_url: \"{up.url}\"}}\n" for n, up in enumerate(upstreams))
+    providers = "".join(f'  u{n}: {{dialect: openai, base_url: "{up.url}"}}\n' for n, up in enumerate(upstreams))
     chain = ", ".join(f"u{n}/real-{n}" for n in range(len(upstreams)))
     return f"version: 1\nproviders:\n{providers}models:\n  m: {{chain: [{chain}]}}\n"
 

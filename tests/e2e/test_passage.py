@@ -25,7 +25,7 @@ KEYS = {"authorization": "Bearer sk-client-1"}
 
 def routes(*upstreams: Upstream, more: str = "") -> str:
     providers = "".join(
-        f"  u{n}: {{dialect: openai, base_url: \"{up.url}\", api_key: sk-up-{n}-secret, direct: true}}\n"
+        f'  u{n}: {{dialect: openai, base_url: "{up.url}", api_key: sk-up-{n}-secret, direct: true}}\n'
         for n, up in enumerate(upstreams)
     )
     chain = ", ".join(f"u{n}/whisper-{n}" for n in range(len(upstreams)))

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from tests.support import answers
 from tests.support.daemon import ROUTERD, Daemon
 from tests.support.llama import Engine
+from tests.support.ports import closed_port
 from tests.support.process import REPO, clean_environ
-from tests.support.upstream import Call, Upstream, closed_port
+from tests.support.upstream import Call, Upstream
 
 Start = Callable[..., Daemon]
 DEMO = """

@@ -200,9 +200,7 @@ aliases: {table-alias: m}
 
 
 @pytest.mark.parametrize("asked", ["up/no/such", "pattern-such"])
-async def test_a_model_that_the_client_named_and_the_upstream_lacks_is_404(
-    daemon: Start, upstream: Upstream, asked: str
-) -> None:
+async def test_a_model_that_the_client_named_and_the_upstream_lacks_is_404(daemon: Start, upstream: Upstream, asked: str) -> None:
     upstream.always(answers.error(404, "no such model", code="model_not_found"))
     running = daemon(routes(upstream, '  "pattern-*": {chain: [{provider: up, model: "no/{1}"}]}'))
     answer = await fetch(running, CHAT, ask(asked))

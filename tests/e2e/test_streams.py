@@ -14,7 +14,8 @@ from tests.support.answers import delta, event
 from tests.support.daemon import Daemon, until
 from tests.support.http import CHAT, RawClient, ask, fetch, head_of
 from tests.support.llama import Engine
-from tests.support.upstream import Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Upstream
 
 Start = Callable[..., Daemon]
 More = Callable[[], Awaitable[Upstream]]

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.support.daemon import Daemon
-from tests.support.upstream import closed_port
+from tests.support.ports import closed_port
 
 BASE = """\
 version: 1

@@ -23,7 +23,7 @@ from routerd.server.generation import SHED_AT_ONCE
 from routerd.state import Board, LocalCounters
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "config" / "data"
-PLAIN = "version: 1\nproviders: {a: {base_url: \"http://127.0.0.1:9/v1\", auth: {type: none}}}\nmodels: {m: {chain: [a/x]}}\n"
+PLAIN = 'version: 1\nproviders: {a: {base_url: "http://127.0.0.1:9/v1", auth: {type: none}}}\nmodels: {m: {chain: [a/x]}}\n'
 
 
 class Environ(dict[str, str]):

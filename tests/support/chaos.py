@@ -231,9 +231,7 @@ class Crowd:
                 self.wrong.append(f"request {number} ({kind}, {dialect}): {ended}")
         self.told[ended] += 1
 
-    async def _asked(
-        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], number: int, leaves: bool
-    ) -> str:
+    async def _asked(self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], number: int, leaves: bool) -> str:
         if leaves and not body["stream"]:
             return await self._leaves(session, path, body, number)
         began_s = time.monotonic()

@@ -7,10 +7,10 @@ import pathlib
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 
+from tests.support.ports import free_port
 from tests.support.process import Process
 
 
@@ -24,9 +24,7 @@ class PostgresServer:
             user = pwd.getpwnam("postgres")
             os.chown(self._directory, user.pw_uid, user.pw_gid)
             self._as = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        self.port = free_port()
         self.url = f"postgres://postgres@127.0.0.1:{self.port}/postgres"
         made = subprocess.run(
             [*self._as, _program("initdb"), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", "-D", f"{self._directory}/data"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from tests.support.ports import free_port
 from tests.support.process import Process
 
 __all__ = ["Prometheus", "promtool"]
@@ -36,9 +36,7 @@ class Prometheus:
         }
         path = directory / "prometheus.yml"
         path.write_text(json.dumps(config))  # JSON is YAML
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{sock.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         flags = [f"--config.file={path}", f"--storage.tsdb.path={directory / 'tsdb'}", f"--web.listen-address={address}"]
         self._process = Process([_found("prometheus"), *flags])

@@ -6,8 +6,8 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 
+from tests.support.ports import free_port
 from tests.support.process import Process
 
 CERTIFICATE = pathlib.Path(__file__).parent / "tls" / "untrusted.pem"  # signed by itself, for 127.0.0.1
@@ -23,9 +23,7 @@ class RedisServer:
         found = shutil.which("redis-server") or shutil.which("valkey-server")
         assert found is not None, "redis-server is not installed: apt-get install redis-server"
         self._argv: tuple[str, ...] = (found, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", str(directory))
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        self.port = free_port()
         who = f":{password}@" if password else ""
         self.url = f"redis{'s' * tls}://{who}127.0.0.1:{self.port}/0"
         self._argv += ("--requirepass", password) if password else ()

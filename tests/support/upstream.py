@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.ports import free_port
+
 Headers = Sequence[tuple[str, str]]
 
 REASONS = {
@@ -203,7 +205,7 @@ class Upstream:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._unexpected: list[str] = []
-        self.port = 0
+        self.port = free_port()  # stays its own while it is away
 
     @property
     def url(self) -> str:
@@ -232,7 +234,6 @@ class Upstream:
     async def __aenter__(self) -> Upstream:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self.port, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -290,10 +291,3 @@ def _dechunk(data: bytes) -> tuple[bytes | None, int]:
             return None, 0
         pieces.append(data[end + 2 : end + 2 + size])
         at = end + 2 + size + 2
-
-
-def closed_port() -> int:
-    """Return a loopback port that refuses connections."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -16,7 +16,8 @@ from routerd.errors import Delivery, ErrorKind, UpstreamError
 from routerd.upstream import Connection, Inbox, Origin, Outbox, Place, Pool, Upstreams
 from routerd.upstream.connection import MAX_HEAD_BYTES, Headers
 from tests.support import answers
-from tests.support.upstream import Call, Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Call, Upstream
 
 REQUEST = b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
 

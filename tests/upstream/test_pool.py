@@ -12,7 +12,8 @@ from routerd.graph import Connections
 from routerd.upstream import Connection, Origin, Place, Pool, Upstreams
 from routerd.upstream.connection import Headers
 from tests.support import answers
-from tests.support.upstream import Call, Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Call, Upstream
 
 REQUEST = b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
 

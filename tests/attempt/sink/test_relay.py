@@ -30,7 +30,7 @@ NEVER = ("first_token", float("inf"), 0.0)
 TIMEOUTS = Timeouts(first_byte_s=1.0, first_token_s=2.0, idle_s=4.0, total_s=60.0)
 LATE_S = TICK_S * 3
 
-PROVIDER = Provider(name="p", dialect="openai", endpoints=(), auth=Auth(secret=Secret("sk-\"secret")))
+PROVIDER = Provider(name="p", dialect="openai", endpoints=(), auth=Auth(secret=Secret('sk-"secret')))
 
 
 class Speaker:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.bench import rig
+from tests.support.ports import free_port
 
 __all__ = ["syscall_figures", "syscalls"]
 
@@ -40,7 +41,7 @@ def syscalls(directory: pathlib.Path, *, workers: int = 1, budgets: bool = False
 
     `budgets`: each request is charged to two, of tokens and of concurrency.
     """
-    port = rig.free_port()
+    port = free_port()
     argv = [str(rig.compiled("upstream", directory)), str(port), "0", str(CHUNKS), str(PACE_US)]
     mock = rig.Pinned("upstream", argv, rig.ANY, directory)
     try:
@@ -80,7 +81,7 @@ def _traced(directory: pathlib.Path, routes: str, workers: int, trace: pathlib.P
     config = directory / "routes" / "routes.yaml"  # away from the trace: control watches its directory
     config.parent.mkdir()
     config.write_text(routes)
-    listen = rig.free_port()
+    listen = free_port()
     argv = [
         rig.tool("strace", "strace"),
         "-f",

@@ -15,7 +15,8 @@ from routerd.health import Health
 from routerd.state import Board
 from tests.plan.build import endpoint, provider
 from tests.support import answers
-from tests.support.upstream import Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Upstream
 
 HEALTH = Probe(kind="path", path="/health", every_s=10.0, timeout_s=2.0, fall=2, rise=1)
 LOAD = LoadSource(every_s=2.0)

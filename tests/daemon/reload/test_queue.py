@@ -351,9 +351,7 @@ async def test_kept_inputs_serve_and_the_files_drift_until_they_are_right(desk: 
 # ── one word ──
 
 
-async def test_every_outcome_has_one_word_in_log_metric_event_and_answer(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_every_outcome_has_one_word_in_log_metric_event_and_answer(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "routerd")
     seen: dict[str, Outcome] = {}
 

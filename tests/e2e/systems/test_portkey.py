@@ -12,7 +12,8 @@ from tests.e2e.systems.conftest import Serve
 from tests.support import answers
 from tests.support.daemon import Daemon
 from tests.support.http import CHAT, Fetched, ask, fetch
-from tests.support.upstream import Upstream, closed_port
+from tests.support.ports import closed_port
+from tests.support.upstream import Upstream
 
 Sdk = Callable[..., openai.AsyncOpenAI]
 

@@ -38,7 +38,10 @@ def test_what_a_recorded_client_asked_is_what_is_sent(recorded: Any) -> None:
 def test_a_conversation_keeps_its_form() -> None:
     messages = [
         {"role": "developer", "content": "be kind"},
-        {"role": "user", "content": [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": "https://x/y"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": "https://x/y"}}],
+        },
         {"role": "assistant", "content": "I will look.", "tool_calls": [CALL], "reasoning_content": "hm"},
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "7"}]},
         {"role": "assistant", "content": "seven", "name": "bot"},

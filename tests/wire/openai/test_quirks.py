@@ -178,8 +178,7 @@ def test_an_operation_goes_to_the_path_that_is_offered() -> None:
 FIELDS = ["role", "name", "json_schema", "schema", "type", "content", "tool_calls", "tool_call_id", "id"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=8) | st.sampled_from(["developer", "required"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
     max_leaves=12,
 )
 

@@ -51,8 +51,10 @@ def test_a_client_may_send_the_flat_form_for_every_target() -> None:
 
 JSON = st.recursive(
     st.none() | st.sampled_from(["json_schema", "text", 1]),
-    lambda inner: st.lists(inner, max_size=2)
-    | st.dictionaries(st.sampled_from(["type", "schema", "json_schema", "name"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "schema", "json_schema", "name"]), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 
