@@ -124,6 +124,7 @@ class RoutePlan:
 
     __slots__ = (
         "_balanced",
+        "_chosen",
         "_names",
         "_offering",
         "_picky",
@@ -156,6 +157,8 @@ class RoutePlan:
         self._templated = any("{" in planned.model for planned in entries)
         self._balanced = any(len(places) > 1 or len(places[0].entries) > 1 for places, _ in self._steps)
         self._single = len(entries) < 2
+        # Who is first is not the file's order alone: groups are balanced, who is full goes behind.
+        self._chosen = self._balanced or any(planned.endpoint.max_concurrent is not None for planned in entries)
         self._picky = any(planned.provider.offers for planned in entries)
         self._offering: dict[str, frozenset[int]] = {}  # operation -> entries that offer it; as many as there are operations
         self._names = tuple(planned.endpoint.name for planned in entries)
@@ -199,8 +202,13 @@ class RoutePlan:
             standing = health.standing(self._names[0], now_s) if planned else None
             if standing is not None and standing.rank == DRAINED:
                 planned = ()
-        else:
+        elif self._chosen:
             planned = self._by_rank(_Look(health, rng, now_s, key))
+        else:
+            for name in self._names:
+                if health.standing(name, now_s) is not None:
+                    planned = self._by_rank(_Look(health, rng, now_s, key))
+                    break
         if operation and (self._picky or operation in NEVER_ASSUMED):
             able = self._able(operation)
             if len(able) < len(self.entries):

@@ -105,7 +105,11 @@ class Story:
 
     def _attempts_text(self) -> str:
         if not self._said and self._attempts is not None:
-            self._said = safe(attempts_text(self._attempts.records))
+            records = self._attempts.records
+            if self._tally is not None and len(records) == 1 and records[0].result == "ok":
+                self._said = self._tally.at_once
+            else:
+                self._said = safe(attempts_text(records))
         return self._said
 
     def _charges(self) -> bool:

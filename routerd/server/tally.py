@@ -9,12 +9,17 @@ from routerd.messages import Usage
 from routerd.observe import Metrics
 from routerd.plan import Planned
 from routerd.policy import parts_usd
+from routerd.server.http.render import safe
 
 __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts finished requests that reached a target. `fields` are their x-routerd-* lines where these never change."""
+    """Counts finished requests that reached a target.
+
+    `fields` are the x-routerd-* lines of their answers where these never change; `at_once` is the text of the attempts where the
+    first one brought the answer.
+    """
 
     __slots__ = (
         "_duration",
@@ -28,6 +33,7 @@ class Tally:
         "_per_token",
         "_price",
         "_ttft",
+        "at_once",
         "fields",
     )
 
@@ -36,6 +42,7 @@ class Tally:
         provider = planned.provider.name
         call = (operation, provider, route, planned.target.model)
         self.fields = fields
+        self.at_once = safe(f"{planned.endpoint.name}:ok")
         self._ok = metrics.counter("routerd_requests_total", route, client, "ok")
         self._duration = metrics.histogram("gen_ai_server_request_duration_seconds", *call, "")
         self._ttft = metrics.histogram("gen_ai_server_time_to_first_token_seconds", *call)
@@ -51,7 +58,7 @@ class Tally:
 
     def ok(self, duration_s: float) -> None:
         """Count a request that went well."""
-        self._ok.inc()
+        self._ok.value += 1.0
         self._duration.observe(duration_s)
 
     def streamed(self, ttft_s: float, rest_s: float, usage: Usage | None) -> None:
@@ -68,9 +75,8 @@ class Tally:
 
     def used(self, used: Usage) -> None:
         """Add up what is charged and written down: as the upstream said it, else the estimate."""
-        self._in_total.inc(used.input_tokens)
-        if used.output_tokens:
-            self._out_total.inc(used.output_tokens)
+        self._in_total.value += used.input_tokens
+        self._out_total.value += used.output_tokens
         if self._price is not None:
             input_usd, output_usd = parts_usd(used, self._price)
             self._in_cost.inc(input_usd)
