@@ -88,9 +88,20 @@ class Lab:
         return found
 
     def compare(
-        self, section: str, case: str, contenders: Sequence[Contender], load: rig.Load, *, prompt_bytes: int = 60, rounds: int = 0
+        self,
+        section: str,
+        case: str,
+        contenders: Sequence[Contender],
+        load: rig.Load,
+        *,
+        prompt_bytes: int = 60,
+        rounds: int = 0,
+        fresh: bool = False,
     ) -> list[Row]:
-        """Measure all contenders and direct, in turn, so many rounds; return a row for each contender, direct first."""
+        """Measure all contenders and direct, in turn, so many rounds; return a row for each contender, direct first.
+
+        `fresh`: each gateway is started anew for each measurement, and its first seconds under load are what is measured.
+        """
         self.mock.become(load.first_us, load.chunks or 32, load.interval_us)
         everyone = [Contender("direct", None), *contenders]
         samples: dict[str, list[Sample]] = {one.label: [] for one in everyone}
@@ -100,7 +111,9 @@ class Lab:
             for one in everyone:
                 if one.label not in voids:
                     try:
-                        samples[one.label].append(self.sample(one, load, prompt_bytes))
+                        if fresh and one.gateway is not None:
+                            self.stop([one.gateway.name])
+                        samples[one.label].append(self.sample(one, load, prompt_bytes, warm=not fresh))
                     except rig.Void as void:
                         voids[one.label] = str(void)
                         say(f"void: {one.label}: {void}")
@@ -113,7 +126,7 @@ class Lab:
             for label, some in samples.items()
         ]
 
-    def sample(self, contender: Contender, load: rig.Load, prompt_bytes: int) -> Sample:
+    def sample(self, contender: Contender, load: rig.Load, prompt_bytes: int, *, warm: bool = True) -> Sample:
         """Put the load on one contender. Raises Void."""
         if contender.gateway is None:
             files = self._requests(contender, {}, load, prompt_bytes)
@@ -121,7 +134,7 @@ class Lab:
         running = self.running(contender.gateway)
         files = self._requests(contender, running.headers, load, prompt_bytes)
         kind = (contender.gateway.name, contender.models, bool(load.chunks))
-        if kind not in self._warm:
+        if warm and kind not in self._warm:
             self._warm.add(kind)
             few = replace(load, connections=min(32, load.connections), seconds=WARM_S, spread_s=0.0)
             rig.put_load(self.directory, running.port, files, few)

@@ -31,6 +31,7 @@ WITH_LEDGER = Contender("routerd ledger", LEDGER)
 ALL_LEDGER = Contender("routerd all ledger", LEDGER, ("all-model",), "sk-all")
 ONE_FIFTIETH_US, FIRST_US = 20_000, 20_000
 CALM_PER_S = 1000.0  # an open loop that leaves every gateway but the slow ones idle most of the time: latency, not queueing
+FRESH_S = 5.0
 ROUTE = "  m{i}: {{chain: [mock/mock-model, spare/echo]}}\n"
 
 
@@ -238,6 +239,7 @@ def peers(lab: Lab) -> list[Row]:
         rows += lab.compare("peers", "paced", [NGINX, ROUTERD, *fast], paced(lab, 200))
         if slow:
             rows += lab.compare("peers", "unary, 8 connections", [ALL, *slow], rig.Load(connections=8, seconds=seconds))
+            rows += lab.compare("peers", "unary, fresh process", [ALL, *slow], rig.Load(seconds=FRESH_S), rounds=1, fresh=True)
             rows += lab.compare("peers", "10 paced streams", [ROUTERD, *slow], paced(lab, 10), rounds=1)
         return rows
     finally:

@@ -27,7 +27,7 @@ def targets(rows: Sequence[Row]) -> list[Target]:
             for name in ("anthropic", "gemini", "ollama")
         ),
         look.times("litellm", 30.0),
-        look.times("portkey", 20.0),
+        look.times("portkey", 20.0, "unary, fresh process"),  # as the target was set: five seconds from the start, JIT and all
         look.resident(60.0),
         look.gap(20.0),
         look.ratio("10,000 models CPU a request: x 10", ("models", "full load", "routerd 10000"), "routerd 10", LEVEL_SHARE),
@@ -57,10 +57,10 @@ class _Look:
             return Target(what=what, value=None, limit=most, below=below, why=f"{mine[0]} has no figure of {missing}")
         return Target(what=what, value=row.cpu_us / beside.cpu_us, limit=most, below=below)
 
-    def times(self, peer: str, least: float) -> Target:
+    def times(self, peer: str, least: float, case: str = "unary, 8 connections") -> Target:
         """Return how many times a peer's CPU a request is ours."""
-        row, beside = self.row("peers", "unary, 8", ALL), self.row("peers", "unary, 8", peer)
-        what = f"{peer} CPU a request: x routerd's"
+        row, beside = self.row("peers", case, ALL), self.row("peers", case, peer)
+        what = f"{peer} CPU a request ({case}): x routerd's"
         if row is None or not row.cpu_us or beside is None or beside.cpu_us is None:
             return Target(what=what, value=None, limit=least, least=True, why=f"peers has no figure of {peer}")
         return Target(what=what, value=beside.cpu_us / row.cpu_us, limit=least, least=True)
