@@ -6,7 +6,7 @@ with slots costs 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -85,10 +85,13 @@ class AttemptRecord(msgspec.Struct, kw_only=True):
     response_model: str | None = None  # as the upstream called it in a whole answer; foreign text
 
 
-class Taken(NamedTuple):
-    """The answer of the counters: `handles` (slot, stamp), one a charge, when all were taken; else the index of who refused."""
+Handle = tuple[int, ...]  # what a take of one charge left behind: what the numbers mean is the counters' business
 
-    handles: tuple[tuple[int, int], ...]
+
+class Taken(NamedTuple):
+    """The answer of the counters: a handle for each charge when all were taken; else the index of who refused."""
+
+    handles: Sequence[Handle]
     refused: int = -1  # index of the charge that refuses longest; -1: all were taken
     retry_after_s: float = 0.0  # then a take of the same amounts succeeds if nobody else comes; inf: it never will
     used: tuple[int, ...] = ()  # what is used of each charge now, with this take if it was one

@@ -196,9 +196,7 @@ class Attempts:
         else:
             self.health.succeeded(endpoint, answer.started_s, now_s)
         if answer.lease is not None:
-            if usage is not None:
-                answer.lease.settle(spent(usage, answer.planned.target.price), now_s)
-            answer.lease.release(now_s)
+            answer.lease.close(spent(usage, answer.planned.target.price) if usage is not None else None, now_s)
 
     @property
     def client_dialect(self) -> ClientDialect | None:
@@ -249,8 +247,7 @@ class Attempts:
             if not kept:
                 health.end(name)
                 if lease is not None:
-                    lease.settle(NOTHING, ended_s)
-                    lease.release(ended_s)
+                    lease.close(NOTHING, ended_s)
 
     def _failed(self, planned: Planned, record: AttemptRecord, exc: UpstreamError, times: tuple[float, float]) -> None:
         """Tell the record and health of a failure, and make its words fit for clients. `times`: begun, and when it had to end."""

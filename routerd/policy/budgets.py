@@ -1,7 +1,7 @@
-"""The lease on what a request may use: reserved up front, settled by real usage, released whatever happens.
+"""The lease on what a request may use: reserved up front, closed with what it really used, whatever happens.
 
 - All charges of a bill are checked before any is taken. Tokens and dollars are reserved by an estimate and settled by real usage;
-  a request that was admitted stays counted; concurrency is held until the lease is released.
+  a request that was admitted stays counted; concurrency is held until the lease is closed.
 - Limits come from the graph of the request, what was used from the counters: an edit changes the limit and keeps the use.
 - A budget in shadow mode counts and is reported (`Taken.over`), and never refuses.
 - A refusal names the budget and what it allows, never what others used.
@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from routerd.errors import BudgetExceeded, CreditsExhausted
 from routerd.graph import Price
-from routerd.messages import Taken, Usage
+from routerd.messages import Handle, Taken, Usage
 from routerd.policy.charge import EVER, Bill, Charge
 from routerd.policy.price import cost_nano_usd
 
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 BYTES_PER_TOKEN = 4  # English text in common vocabularies; JSON around it makes the estimate err on the high side
+_make = tuple.__new__  # a NamedTuple without its slow way in
 OUTPUT_TOKENS = 512  # reserved for an answer whose length the client did not bound; settled by real usage in any case
 
 
@@ -50,13 +51,12 @@ NOTHING = Need()
 
 
 class Settling(Protocol):
-    """What a lease asks of counters. A handle names what one take of one charge left behind; what it holds is theirs alone."""
+    """What a lease asks of counters."""
 
-    def settle(self, charge: Charge, handle: tuple[int, int], taken: int, used: int, now_s: float, /) -> None:
-        """Correct what a windowed take counted, or say that it stays: `taken` and `used` are the same. Once for each take."""
-
-    def free(self, charge: Charge, handle: tuple[int, int], amount: int, /) -> None:
-        """Give back what a concurrency take holds."""
+    def settle(
+        self, charges: Sequence[Charge], handles: Sequence[Handle], taken: Sequence[int], used: Sequence[int], now_s: float, /
+    ) -> None:
+        """Correct what was taken to what was used, or say that it stays: the same. What was held: 0. Once for each take."""
 
 
 class Counters(Settling, Protocol):
@@ -74,19 +74,17 @@ class Counters(Settling, Protocol):
 
 
 class Lease:
-    """What one reservation holds. Settle once with real usage, then release, whatever happens; both are idempotent.
+    """What one reservation holds, until it is closed, which is to be done whatever happens; only the first time counts.
 
-    What is not settled by the release stays counted as estimated. `freed` is called when concurrency was given back: somebody
-    may wait for it.
+    `freed` is called when concurrency was given back: somebody may wait for it.
     """
 
-    __slots__ = ("_amounts", "_counters", "_released", "_settled", "bill", "freed", "taken")
+    __slots__ = ("_amounts", "_counters", "_open", "bill", "freed", "taken")
 
     def __init__(self, counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) -> None:
         self._counters = counters
         self._amounts = amounts
-        self._settled = not bill.settled
-        self._released = not bill.held and not bill.settled
+        self._open = bill.ends
         self.bill = bill
         self.taken = taken
         self.freed: Callable[[], None] | None = None
@@ -102,48 +100,36 @@ class Lease:
                 handles=taken.handles[at:], used=taken.used[at:], over=over)),
         )  # fmt: skip
 
-    def settle(self, used: Need, now_s: float) -> None:
-        """Put what was really used in the place of the estimate; NOTHING gives all of it back."""
-        if self._settled:
+    def close(self, used: Need | None, now_s: float) -> None:
+        """Give concurrency back, and put what was used in the place of the estimate: NOTHING gives all back; None: it stays."""
+        if not self._open:
             return
-        self._settled = True
-        bill, handles = self.bill, self.taken.handles
-        for i in bill.settled:
-            amount = used[bill.picks[i] - 1]
-            self._counters.settle(bill.charges[i], handles[i], self._amounts[i], amount if amount > 0 else 0, now_s)
-
-    def release(self, now_s: float) -> None:
-        """Give concurrency back; there is nothing to be settled any more."""
-        if self._released:
-            return
-        self._released = True
-        bill, handles = self.bill, self.taken.handles
-        if not self._settled:
-            self._settled = True
-            for i in bill.settled:
-                self._counters.settle(bill.charges[i], handles[i], self._amounts[i], self._amounts[i], now_s)
-        for i in bill.held:
-            self._counters.free(bill.charges[i], handles[i], 1)
-        if bill.held and self.freed is not None:
+        self._open = False
+        bill = self.bill
+        left = bill.left((0, 1, *used)) if used is not None else self._estimated()
+        self._counters.settle(bill.charges, self.taken.handles, self._amounts, left, now_s)
+        if self.freed is not None and bill.held:
             self.freed()
+
+    def _estimated(self) -> Sequence[int]:
+        """Return what stays where nobody knows what was used."""
+        left = list(self._amounts)
+        for i in self.bill.held:
+            left[i] = 0
+        return left
 
 
 def reserve(counters: Counters, bill: Bill, need: Need, now_s: float) -> Lease:
     """Take every charge or none; raise BudgetExceeded for the one that makes the request wait longest."""
-    amounts = bill.fixed or amounts_of(bill, need)
+    fixed = bill.fixed
+    amounts = fixed if fixed is not None else bill.amounts((0, 1, *need))
     taken = counters.take(bill.charges, amounts, now_s)
     return Lease(counters, bill, amounts, taken) if taken.refused < 0 else admit(counters, bill, amounts, taken)
 
 
 def amounts_of(bill: Bill, need: Need) -> Sequence[int]:
     """Return what each charge of the bill takes."""
-    if bill.fixed is not None:
-        return bill.fixed
-    picks = bill.picks
-    if len(picks) == 1:
-        return (need[picks[0] - 1],)
-    given = (1, *need)
-    return [given[pick] for pick in picks]
+    return bill.fixed if bill.fixed is not None else bill.amounts((0, 1, *need))
 
 
 def admit(counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) -> Lease:
@@ -155,11 +141,10 @@ def admit(counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) 
 
 def estimate(size_bytes: int, max_tokens: int | None, price: Price | None = None) -> Need:
     """Return what to reserve: the body's tokens by its size, and as many as the answer may have; at this price."""
-    output = OUTPUT_TOKENS if max_tokens is None else max(0, max_tokens)
-    given = max(1, tokens_of(size_bytes))
-    if price is None:
-        return Need(given + output)
-    return Need(given + output, cost_nano_usd(Usage(input_tokens=given, output_tokens=output), price))
+    given = -(-size_bytes // BYTES_PER_TOKEN) or 1
+    output = OUTPUT_TOKENS if max_tokens is None else max_tokens if max_tokens > 0 else 0
+    cost = cost_nano_usd(Usage(input_tokens=given, output_tokens=output), price) if price is not None else 0
+    return _make(Need, (given + output, cost))
 
 
 def tokens_of(size_bytes: int) -> int:
@@ -169,7 +154,8 @@ def tokens_of(size_bytes: int) -> int:
 
 def spent(usage: Usage, price: Price | None) -> Need:
     """Return what an answer really used."""
-    return Need(usage.input_tokens + usage.output_tokens, cost_nano_usd(usage, price) if price is not None else 0)
+    tokens = usage.input_tokens + usage.output_tokens
+    return _make(Need, (tokens if tokens > 0 else 0, max(0, cost_nano_usd(usage, price)) if price is not None else 0))
 
 
 def turned_away(charge: Charge, why: str) -> BudgetExceeded:

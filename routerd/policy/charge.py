@@ -9,8 +9,9 @@ and kind of request; only amounts change from request to request.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from routerd.graph import Budget, Client, Credits, Graph, Provider, Route
 
@@ -20,7 +21,7 @@ CREDITS = "credits"  # what a client's credits are called where budgets have the
 EVER = "ever"  # the window of credits: it never begins anew
 
 _AT_TARGET = frozenset({"provider", "endpoint"})  # scopes that have their subject when a target is tried
-_PICKS = {"tokens": 1, "usd": 2}  # which amount of a request a budget counts; else 1
+_PICKS = {"tokens": 2, "usd": 3}  # what a budget counts of (0, 1, tokens, nano-dollars) when it is taken; else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,22 @@ class Charge:
 
 
 class Bill:
-    """The charges of one kind of request, prepared: which amounts they count, which of them are settled, held, queued for."""
+    """The charges of one kind of request, prepared: which amounts they count, which of them are settled, held, queued for.
 
-    __slots__ = ("charges", "credited", "fixed", "held", "picks", "queues", "settled", "told")
+    `amounts` and `left` pick from (0, 1, tokens, nano-dollars) what each charge takes, and what of that stays at the end.
+    """
+
+    __slots__ = ("amounts", "charges", "credited", "ends", "fixed", "held", "left", "queues", "settled", "told")
 
     def __init__(self, charges: Iterable[Charge], *, tell: bool = True) -> None:
         self.charges: Sequence[Charge] = tuple(charges)
-        self.picks = tuple(_PICKS.get(charge.budget.kind, 0) for charge in self.charges)
-        self.fixed = None if any(self.picks) else (1,) * len(self.picks)  # the amounts, where they are always the same
-        self.settled = tuple(i for i, pick in enumerate(self.picks) if pick)
+        picks = [_PICKS.get(charge.budget.kind, 1) for charge in self.charges]
+        self.settled = tuple(i for i, charge in enumerate(self.charges) if charge.settled)
         self.held = tuple(i for i, charge in enumerate(self.charges) if charge.budget.kind == "concurrency")
+        self.ends = bool(self.settled or self.held)  # whether there is anything to do when a request ends
+        self.fixed = (1,) * len(picks) if not self.settled else None  # the amounts, where they are always the same
+        self.amounts = _picking(picks)
+        self.left = _picking([0 if i in self.held else pick for i, pick in enumerate(picks)])
         self.credited = any(charge.calendar == EVER for charge in self.charges)
         self.queues = any(charge.budget.queue_max for charge in self.charges)
         # What a client may be told the state of: windows that count nobody but this client. None unless `tell`.
@@ -81,6 +88,11 @@ class Bill:
 
     def __bool__(self) -> bool:
         return bool(self.charges)
+
+
+def _picking(picks: Sequence[int]) -> Callable[[tuple[int, ...]], Sequence[int]]:
+    """Return what picks these of a tuple, as a tuple, without a line of Python."""
+    return itemgetter(*picks) if len(picks) > 1 else itemgetter(slice(picks[0], picks[0] + 1) if picks else slice(0))
 
 
 def charges(graph: Graph, *, client: Client | None, route: Route, captured_model: str) -> tuple[Charge, ...]:

@@ -129,10 +129,9 @@ class Story:
             at = self._attempts.at
             self._used = self._used_in_vain()
         if self._lease is not None:
-            self._settle(self._lease, at, ended_s)
+            self._close_lease(self._lease, at, ended_s)
         if self._ahead is not None:
-            self._ahead[1].settle(NOTHING, ended_s)
-            self._ahead[1].release(ended_s)
+            self._ahead[1].close(NOTHING, ended_s)
         self._count(at, ended_s)
         shared = self._shared
         if shared.ledger is not None and (self._client is not None or self._generation.graph.clients is None):
@@ -149,13 +148,12 @@ class Story:
         left = bool(attempts.records) and attempts.records[-1].result == ErrorType.CALLER_GONE
         return guessed(attempts.request.size_bytes, 0) if left else None
 
-    def _settle(self, lease: Lease, at: Planned | None, now_s: float) -> None:
+    def _close_lease(self, lease: Lease, at: Planned | None, now_s: float) -> None:
         """Put what was used in the place of the estimate where that is known; nothing where nothing was answered."""
         if self._used is not None and at is not None:
-            lease.settle(spent(self._used, at.target.price), now_s)
-        elif self._planned is None or lease.bill.credited:  # credits are charged what the ledger says
-            lease.settle(NOTHING, now_s)
-        lease.release(now_s)
+            lease.close(spent(self._used, at.target.price), now_s)
+        else:  # credits are charged what the ledger says
+            lease.close(NOTHING if self._planned is None or lease.bill.credited else None, now_s)
 
     def _count(self, at: Planned | None, ended_s: float) -> None:
         duration_s = ended_s - self._started_s

@@ -2,7 +2,8 @@
 
 from routerd.state.board import Board
 from routerd.state.calendar import period
-from routerd.state.local import LocalCounters, Meter
+from routerd.state.local import LocalCounters
+from routerd.state.ready import Meter
 from routerd.state.remote import RemoteCounters, StateLost, check_url
 
 __all__ = ["Board", "LocalCounters", "Meter", "RemoteCounters", "StateLost", "check_url", "period"]

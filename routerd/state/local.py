@@ -4,7 +4,8 @@ What is stored is only what was used; the limit comes with each call, so a chang
 limit - used). A charge is counted in a bucket that drains, in a calendar window, in a sliding window (modules `pace`, `calendar`,
 `window`), or is held until it is given back, in a column of the worker's own. What is reserved by an estimate has a record
 (`journal`) until it is settled. So `drop_worker` returns all that a dead worker held and had reserved. Calendar windows follow
-the wall clock, all else the monotonic one that callers pass in.
+the wall clock, all else the monotonic one that callers pass in. A take that finds its slots as the last one left them is made by
+what that one has made ready (`ready`); any other, and one that is refused, goes the long way, which makes it ready.
 A full table lets a charge pass uncounted (its handle names slot 0) and counts that in `overflows`: keys come from the
 configuration, so a table that is too small is the operator's mistake, and must not refuse the traffic of everybody else.
 """
@@ -14,70 +15,43 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from fcntl import LOCK_EX, LOCK_UN, lockf
 
-from routerd.messages import Taken
+from routerd.messages import Handle, Taken
 from routerd.state import calendar, pace, window
 from routerd.state.calendar import CALENDAR
 from routerd.state.journal import Journal
 from routerd.state.pace import PACED, PARTS
-from routerd.state.table import BUCKETS, DATA, DIRTY, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
+from routerd.state.ready import Meter, Ready
+from routerd.state.table import BUCKETS, DATA, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
 
 SLOTS = 16384
 WORKERS = 33  # columns that fit where a window has its buckets: more workers cost memory a slot
 HELD_RETRY_S = 1.0  # nobody knows when a running request ends
 MOST = 1 << 62  # shadow mode may fill a bucket without end; a word holds no more
+MOST_READY = 4096  # kinds of requests that come more than once a bucket: about 1.5 KB each
 TRIES = 8  # a slot may be taken over between finding and locking it, only in a full table
-_UNCOUNTED = ((0, 0),)
-_SLOT = struct.Struct("=16s4q")  # the first words of a slot: its key, WIDTH, HEAD, TOTAL, DIRTY
+_UNCOUNTED = (0, 0, 0, 0)  # a handle: slot, stamp, record in the journal or 0, WIDTH of the slot
+_SLOT = struct.Struct("=16s4q")  # the first words of a slot: its key, WIDTH, DIRTY, HEAD, TOTAL
 _make = tuple.__new__  # a NamedTuple without its slow way in
-
-
-class Meter(Protocol):
-    """What is counted: a 16-byte digest of the identity, and the limit and window as the configuration has them now.
-
-    `drain_s` > 0: a bucket of `limit` that drains in so long; else `calendar` (hour | day | week | month), else `window_s` > 0,
-    else held. Not `enforced`: counted whatever the limit. `settled`: taken by an estimate, which `settle` corrects or keeps.
-    """
-
-    @property
-    def key(self) -> bytes: ...
-
-    @property
-    def limit(self) -> int: ...
-
-    @property
-    def window_s(self) -> float: ...
-
-    @property
-    def calendar(self) -> str: ...
-
-    @property
-    def drain_s(self) -> float: ...
-
-    @property
-    def enforced(self) -> bool: ...
-
-    @property
-    def settled(self) -> bool: ...
 
 
 class LocalCounters:
     """The counters as one worker sees them. One thread; any number of processes."""
 
-    __slots__ = ("_journal", "_locks", "_periods", "_table", "_unix", "_widths", "_words", "_worker")
+    __slots__ = ("_journal", "_periods", "_ready", "_table", "_unix", "_widths", "_words", "_worker")
 
     def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time) -> None:
         if not 0 <= worker < table.workers:
             raise ValueError(f"worker {worker} of {table.workers}")
         self._table = table
         self._words = table.words
-        self._locks = table.workers > 1
         self._worker = worker
         self._journal = Journal(table, worker)
         self._unix = unix
         self._widths: dict[float, int] = {}
         self._periods: dict[str, tuple[int, int]] = {}
+        self._ready: dict[int, Ready] = {}  # by the id of its meters, which it keeps: nothing else has that id
 
     @classmethod
     def create(
@@ -108,18 +82,39 @@ class LocalCounters:
 
     def take(self, meters: Sequence[Meter], amounts: Sequence[int], now_s: float) -> Taken:
         """Take all amounts or none. Keys are distinct. Over all processes no limit is ever passed."""
-        now_us = int(now_s * 1e6)
-        if len(meters) == 1:
-            one = self._take_slowly if not meters[0].window_s else self._take_one
-            return one(meters[0], amounts[0], now_us)
+        ready = self._ready.get(id(meters))
+        if ready is None or ready.meters is not meters or now_s >= ready.until_s:
+            return self._take_slowly(meters, amounts, int(now_s * 1e6))
+        if ready.until_unix_s and self._unix() >= ready.until_unix_s:
+            return self._take_slowly(meters, amounts, int(now_s * 1e6))
+        if ready.lock:
+            lockf(self._table.fd, LOCK_EX, ready.span, ready.lock)
+            try:
+                used = ready.add(amounts)
+            finally:
+                lockf(self._table.fd, LOCK_UN, ready.span, ready.lock)
+        else:
+            used = ready.add(amounts)
+        if used is None:
+            return self._take_slowly(meters, amounts, int(now_s * 1e6))
+        handles: Sequence[Handle] = ready.handles
+        if ready.settled:
+            handles = [*handles]
+            for i, key, base, stamp, width in ready.settled:
+                handles[i] = (base, stamp, self._journal.note(key, stamp, amounts[i]), width)
+        return _make(Taken, (handles, -1, 0.0, used, ()))
+
+    def _take_slowly(self, meters: Sequence[Meter], amounts: Sequence[int], now_us: int) -> Taken:
+        """The same in every case; what is found up to date is made ready for the next take."""
         bases = self._lock(meters, now_us)
         try:
+            found = self._states(bases)
             used: list[int] = []
             over: tuple[int, ...] = ()
             refused, longest = -1, 0.0
             for i, base in enumerate(bases):
                 meter = meters[i]
-                have = self._have(meter, base, now_us) if base else 0
+                have = self._used_now(meter, base, now_us) if base else 0
                 used.append(have)
                 if have + amounts[i] > meter.limit and base:
                     if not meter.enforced:
@@ -130,119 +125,90 @@ class LocalCounters:
                         refused, longest = i, wait
             if refused >= 0:
                 return Taken((), refused, longest, tuple(used), over)
-            handles = []
-            for i, base in enumerate(bases):
-                handle = self._add(meters[i], base, amounts[i], now_us)
-                handles.append(self._noted(meters[i], handle, amounts[i]) if meters[i].settled else handle)
-            return Taken(tuple(handles), -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
+            handles = tuple([self._add(meters[i], base, amounts[i], now_us) for i, base in enumerate(bases)])
+            if self._states(bases) == found:
+                self._make_ready(meters, bases)
+            return Taken(handles, -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
         finally:
-            if self._table.workers > 1:
-                for base in bases:
-                    if base:
-                        self._table.unlock(base)
+            self._unlock(bases)
 
-    def _take_one(self, meter: Meter, amount: int, now_us: int) -> Taken:
-        """The same for one sliding window, which is the usual case: if it is up to date it is read and written at once."""
-        table, key, width = self._table, meter.key, self._widths.get(meter.window_s)
-        base = table.known.get(key) if width else None
-        if not base or not width:
-            return self._take_slowly(meter, amount, now_us)
-        if self._locks:
-            table.lock(base)
-        try:
-            found, its_width, head, have, dirty = _SLOT.unpack_from(table.memory, 8 * base)
-            total = have + amount
-            if found == key and its_width == width and head == now_us // width and not dirty and total <= meter.limit:
-                window.put(self._words, base, head, amount, total)
-                stamp = (head + 1) * width - 1
-                at = self._journal.note(key, stamp, amount) if meter.settled else 0
-                return _make(Taken, (((-at or base, stamp),), -1, 0.0, (total,), ()))
-        finally:
-            if self._locks:
-                table.unlock(base)
-        return self._take_slowly(meter, amount, now_us)
+    def _states(self, bases: Sequence[int]) -> list[bytes]:
+        return [self._table.memory[8 * base : 8 * (base + TOTAL)] for base in bases]
 
-    def _take_slowly(self, meter: Meter, amount: int, now_us: int) -> Taken:
-        base = self._lock_one(meter, now_us)
-        if not base:
-            return Taken(_UNCOUNTED, -1, 0.0, (0,))
-        try:
-            have = self._used_now(meter, base, now_us)
-            over: tuple[int, ...] = ()
-            if have + amount > meter.limit:
-                if meter.enforced:
-                    return Taken((), 0, self._wait_s(meter, base, amount, now_us), (have,))
-                over = (0,)
-            handle = self._add(meter, base, amount, now_us)
-            if meter.settled:
-                handle = self._noted(meter, handle, amount)
-            return _make(Taken, ((handle,), -1, 0.0, (have + amount,), over))
-        finally:
-            self._table.unlock(base)
+    def _make_ready(self, meters: Sequence[Meter], bases: Sequence[int]) -> None:
+        """Have the next take of these meters go the short way. One that comes once a bucket, or with a new list, cannot."""
+        if type(meters) is tuple and meters and all(bases) and not any(meter.drain_s for meter in meters):
+            if len(self._ready) >= MOST_READY:
+                self._ready.clear()
+            self._ready[id(meters)] = Ready(self._table, self._worker, meters, bases, self._unix())
 
     def count(self, meter: Meter, amount: int, now_s: float) -> None:
         """Count the amount for good, whatever the limit: it was used somewhere else."""
-        base = self._lock_one(meter, now_us := int(now_s * 1e6))
+        now_us = int(now_s * 1e6)
+        (base,) = self._lock((meter,), now_us)
         if base:
             self._used_now(meter, base, now_us)
-            self._add(meter, base, amount, now_us)
+            self._count(meter, base, amount, now_us)
             self._table.unlock(base)
 
-    def settle(self, meter: Meter, handle: tuple[int, int], taken: int, used: int, now_s: float) -> None:
-        """Correct what a take counted to what was really used; once. More than taken is added, whatever the limit.
+    def settle(
+        self, meters: Sequence[Meter], handles: Sequence[Handle], taken: Sequence[int], used: Sequence[int], now_s: float
+    ) -> None:
+        """Correct what takes counted to what was really used, or say that it stays: the same; once. What was held: 0.
 
-        The slot may have got another window since: what the take left there is found by its stamp, or stays.
+        More than taken is added, whatever the limit. A slot may have got another window since: what the take left there is found
+        by its stamp, or stays.
         """
-        place, stamp = handle
-        if place < 0:
-            self._journal.clear(-place)
-        less = taken - used
-        if not place or not less or (less > 0 and self._gave_back(meter, stamp, less)):
-            return
-        base = self._lock_one(meter, int(now_s * 1e6))
+        for meter, (base, stamp, record, width), was, is_used in zip(meters, handles, taken, used, strict=True):
+            if record:
+                self._journal.clear(record)
+            less = was - is_used
+            if not less or not base:
+                continue
+            if not width:  # no lock: a column has one writer, and while it is not 0, its slot stays where it is
+                column = base + DATA + self._worker
+                held = self._words[column]
+                self._words[column] = held - less if held > less else 0
+            elif width < 0 or less < 0 or not self._gave_back(meter.key, (base, stamp, width), less):
+                self._correct(meter, stamp, less, int(now_s * 1e6))
+
+    def _gave_back(self, key: bytes, where: tuple[int, int, int], amount: int) -> bool:
+        """Give back to a sliding window that has the width that it had; False: it is another case."""
+        (base, stamp, width), words, table = where, self._words, self._table
+        table.lock(base)
+        try:
+            found, its_width, dirty, head, total = _SLOT.unpack_from(table.memory, 8 * base)
+            bucket = stamp // width
+            if found != key or its_width != width or dirty or bucket > head or total < amount:
+                return False
+            if bucket != head:
+                cell = base + DATA + bucket % BUCKETS
+                if bucket <= head - BUCKETS or words[cell] < amount:
+                    return False
+                words[cell] -= amount
+            words[base + TOTAL] = total - amount
+            return True
+        finally:
+            table.unlock(base)
+
+    def _correct(self, meter: Meter, stamp: int, less: int, now_us: int) -> None:
+        """Correct one take in any case."""
+        (base,) = self._lock((meter,), now_us)
         if not base:
             return
         try:
             if less > 0:
                 self._give_back(base, stamp, less)
             else:
-                self._add_late(meter, base, -less, int(now_s * 1e6))
+                self._add_late(meter, base, -less, now_us)
         finally:
-            if self._locks:
-                self._table.unlock(base)
-
-    def _gave_back(self, meter: Meter, stamp: int, amount: int) -> bool:
-        """Give back to a sliding window, the usual case, read and written at once; False: it is another case."""
-        table, key = self._table, meter.key
-        base = table.known.get(key)
-        if not base or stamp < 0:
-            return False
-        if self._locks:
-            table.lock(base)
-        try:
-            found, width, head, total, dirty = _SLOT.unpack_from(table.memory, 8 * base)
-            if found != key or width <= 0 or dirty:
-                return False
-            bucket = stamp // width
-            if head - BUCKETS < bucket <= head:
-                words, cell = self._words, base + DATA + bucket % BUCKETS
-                have = words[cell]
-                if amount > have:
-                    amount = have
-                words[base + DIRTY] = 1
-                words[cell] = have - amount
-                words[base + TOTAL] = total - amount
-                words[base + DIRTY] = 0
-            return True
-        finally:
-            if self._locks:
-                table.unlock(base)
+            self._table.unlock(base)
 
     def _add_late(self, meter: Meter, base: int, amount: int, now_us: int) -> None:
         """Count what was used beyond the estimate, in the window that the slot has."""
         words, width = self._words, self._words[base + WIDTH]
         if width == PACED:
-            self._add(meter, base, amount, now_us)
+            self._count(meter, base, amount, now_us)
         elif width == CALENDAR:
             words[base + TOTAL] += amount
         else:
@@ -259,13 +225,6 @@ class LocalCounters:
             pace.subtract(words, base, amount)
         elif width == CALENDAR and stamp < 0:
             calendar.subtract(words, base, stamp, amount)
-
-    def free(self, meter: Meter, handle: tuple[int, int], amount: int) -> None:
-        """Give back what a take without a window holds. No lock: a column has one writer, and a held slot stays where it is."""
-        base = handle[0]
-        if base and self._table.holds(base, meter.key):
-            column = base + DATA + self._worker
-            self._words[column] = max(0, self._words[column] - amount)
 
     def used(self, meter: Meter, now_s: float) -> int:
         """Return what is used now, over all processes."""
@@ -307,58 +266,32 @@ class LocalCounters:
                 table.unlock(base)
         return dropped
 
-    def _lock_one(self, meter: Meter, now_us: int) -> int:
-        """Return the locked slot of the meter; 0 when the table is full."""
-        table, key, locks = self._table, meter.key, self._locks
-        for _ in range(TRIES):
-            base = table.known.get(key) or table.find(key) or self._insert(meter, now_us)
-            if not base:
-                return 0
-            if locks:
-                table.lock(base)
-            if table.memory[8 * base : 8 * base + 16] == key:
-                return base
-            if locks:
-                table.unlock(base)
-            table.forget(key)
-        self._words[OVERFLOWS] += 1
-        return 0
-
     def _lock(self, meters: Sequence[Meter], now_us: int) -> list[int]:
-        """Return the locked slots of all meters, 0 where the table is full. Ascending order: nobody waits in a ring."""
+        """Return the slots of all meters, 0 where the table is full; they are locked from the first to the last."""
         table = self._table
-        if table.workers == 1:  # nothing is locked
-            return [self._lock_one(meter, now_us) for meter in meters]
         for _ in range(TRIES):
             bases = [table.find(meter.key) or self._insert(meter, now_us) for meter in meters]
-            for base in sorted(bases):
-                if base:
-                    table.lock(base)
+            self._lock_all(bases, table.lock)
             taken_over = [m.key for m, base in zip(meters, bases, strict=True) if base and not table.holds(base, m.key)]
             if not taken_over:
                 return bases
-            for base in bases:
-                if base:
-                    table.unlock(base)
+            self._lock_all(bases, table.unlock)
             for key in taken_over:
                 table.forget(key)
         self._words[OVERFLOWS] += 1
         return [0] * len(meters)
 
+    def _unlock(self, bases: Sequence[int]) -> None:
+        self._lock_all(bases, self._table.unlock)
+
+    def _lock_all(self, bases: Sequence[int], lock: Callable[[int, int], None]) -> None:
+        """Lock or unlock the slots from the first to the last."""
+        if self._table.workers > 1 and any(bases):
+            first = min(base for base in bases if base)
+            lock(first, max(bases) - first + 1)
+
     def _insert(self, meter: Meter, now_us: int) -> int:
         return self._table.insert(meter.key, self._form(meter), lambda base: self._idle(base, now_us))
-
-    def _noted(self, meter: Meter, handle: tuple[int, int], amount: int) -> tuple[int, int]:
-        """Record a take that will be settled; return its handle, which names the record, negative, instead of the slot."""
-        base, stamp = handle
-        return (-self._journal.note(meter.key, stamp, amount) or base, stamp) if base else handle
-
-    def _have(self, meter: Meter, base: int, now_us: int) -> int:
-        """Return what is used now; a slot that is up to date is only read."""
-        words, width = self._words, self._widths.get(meter.window_s)
-        if width and words[base + WIDTH] == width and words[base + HEAD] == now_us // width and not words[base + DIRTY]:
-            return words[base + TOTAL]
-        return self._used_now(meter, base, now_us)
 
     def _used_now(self, meter: Meter, base: int, now_us: int) -> int:
         """Bring the slot to this moment and to the meter's window; return what is used."""
@@ -388,22 +321,27 @@ class LocalCounters:
             return pace.wait_s(full, limit, meter.drain_s)
         return HELD_RETRY_S
 
-    def _add(self, meter: Meter, base: int, amount: int, now_us: int) -> tuple[int, int]:
-        """Count the amount in a slot that is up to date."""
+    def _add(self, meter: Meter, base: int, amount: int, now_us: int) -> Handle:
+        """Count the amount in a slot that is up to date; record what will be settled."""
         if not base:
-            return (0, 0)
+            return _UNCOUNTED
+        stamp = self._count(meter, base, amount, now_us)
+        return (base, stamp, self._journal.note(meter.key, stamp, amount) if meter.settled else 0, self._words[base + WIDTH])
+
+    def _count(self, meter: Meter, base: int, amount: int, now_us: int) -> int:
+        """Count the amount in a slot that is up to date; return the stamp."""
         words = self._words
         if meter.window_s:
-            return (base, window.add(words, base, amount))
+            return window.add(words, base, amount)
         if meter.calendar:
-            return (base, calendar.add(words, base, amount, int(self._unix())))
+            return calendar.add(words, base, amount, int(self._unix()))
         if meter.drain_s:
             parts = min(MOST, pace.level(words, base, meter.limit, meter.drain_s, now_us) + amount * PARTS)
             drained_us = now_us + int(parts * meter.drain_s * 1e6) // (meter.limit * PARTS) + 1
             pace.put(words, base, parts, now_us, min(MOST, drained_us))
         else:
             words[base + DATA + self._worker] += amount
-        return (base, 0)
+        return 0
 
     def _idle(self, base: int, now_us: int) -> bool:
         """Tell whether a slot may be given to another key: nothing in it counts any more."""

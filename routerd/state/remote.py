@@ -20,9 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from routerd.messages import Taken
+from routerd.messages import Handle, Taken
 from routerd.state.calendar import period
-from routerd.state.local import Meter
+from routerd.state.ready import Meter
 from routerd.state.scripts import CORRECT, TAKE
 from routerd.state.share import Share, share_of
 from routerd.state.window import width_us
@@ -45,7 +45,6 @@ _LEASE_US = round(LEASE_S * 1e6)
 _HOSTS = b"{routerd}:hosts"
 _WINDOW = -1  # in a handle, where a lease has its number
 
-Handle = tuple[int, int]
 _Correction = tuple[bytes, str, str, int]  # key, form, stamp or lease, difference
 
 
@@ -167,15 +166,17 @@ class RemoteCounters:
         held = Counter(self._held.values())
         return [share_of(meter, max(self.used(meter, now_s), held[meter.key]), self._hosts) for meter in meters]
 
-    def settle(self, meter: Meter, handle: Handle, taken: int, used: int, now_s: float) -> None:  # noqa: ARG002 - the server's clock
-        """Have a take corrected, in the background."""
-        if taken != used:
-            self._correct((meter.key, _form(meter)[0], str(handle[1]), used - taken))
-
-    def free(self, meter: Meter, handle: Handle, amount: int) -> None:  # noqa: ARG002 - a lease is for one
-        """Have a lease given back, in the background."""
-        if self._held.pop(handle[0], None) is not None:
-            self._correct((meter.key, "free", self._lease(handle[0]), 0))
+    def settle(
+        self, meters: Sequence[Meter], handles: Sequence[Handle], taken: Sequence[int], used: Sequence[int], _now_s: float
+    ) -> None:
+        """Have takes corrected, in the background; leases that are used no more are given back. The time is the server's."""
+        for meter, handle, was, is_used in zip(meters, handles, taken, used, strict=True):
+            if was == is_used:
+                continue
+            if handle[0] == _WINDOW:
+                self._correct((meter.key, _form(meter)[0], str(handle[1]), is_used - was))
+            elif self._held.pop(handle[0], None) is not None:
+                self._correct((meter.key, "free", self._lease(handle[0]), 0))
 
     # ── sending ──
 
@@ -189,8 +190,8 @@ class RemoteCounters:
             raise
 
     def _undo(self, take: _Take, taken: Taken) -> None:
-        for meter, amount, handle in zip(take.meters, take.amounts, taken.handles, strict=False):
-            self.free(meter, handle, amount) if handle[0] != _WINDOW else self.settle(meter, handle, amount, 0, 0.0)
+        if taken.handles:
+            self.settle(take.meters, taken.handles, take.amounts, [0] * len(take.amounts), 0.0)
 
     def _correct(self, correction: _Correction) -> None:
         self._corrections.append(correction)

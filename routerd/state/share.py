@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from routerd.state.local import Meter
+from routerd.state.ready import Meter
 
 __all__ = ["Share", "share_of"]
 

@@ -3,9 +3,9 @@
 A slot belongs to a 16-byte key, lies within PROBES places of the key's hash, and never moves. Keys are digests, so two subjects
 never share one (and the first half of one is never 0, which means empty: a chance of 2**-64). Locks are POSIX record locks on
 bytes of the file (byte 0: the table, else: the slot); the kernel releases them when their process dies. Whoever holds a slot's
-lock never waits for the table's; several slots are locked in ascending order: no deadlock. The locks exclude processes, not
-threads: one thread a process uses a table. A table made for one worker takes locks only to insert: else that worker alone writes,
-and control after its end.
+lock never waits for the table's; several slots are locked by one range, from the first to the last of them: one system call, and
+nobody waits for a lock while holding another: no deadlock. The locks exclude processes, not threads: one thread a process uses a
+table. A table made for one worker takes locks only to insert: else that worker alone writes, and control after its end.
 A word is eight bytes, aligned and stored at once: a killed process leaves whole words behind, and DIRTY where they disagree.
 """
 
@@ -20,13 +20,13 @@ from collections.abc import Callable
 
 from routerd.state.journal import RECORD_WORDS, RECORDS
 
-MAGIC = 0x726F757465726431  # "routerd1"
+MAGIC = 0x726F757465726432  # "routerd2"
 HEADER_WORDS = 64
 PROBES = 64  # with half of the slots in use, a run of 64 taken ones has a chance of 2**-64
 OVERFLOWS = 4  # header word: takes that were let pass because the table was full
 
-# The words of a slot.
-KEY0, KEY1, WIDTH, HEAD, TOTAL, DIRTY, DATA = 0, 1, 2, 3, 4, 5, 8
+# The words of a slot. Those before TOTAL say what it counts; while they are as they were, a take only adds.
+KEY0, KEY1, WIDTH, DIRTY, HEAD, TOTAL, DATA = 0, 1, 2, 3, 4, 5, 8
 BUCKETS = 33  # words of data at least: 32 buckets of a window and the one that is ending
 
 _KEY = struct.Struct("=qq")
@@ -35,7 +35,7 @@ _KEY = struct.Struct("=qq")
 class Table:
     """The mapped file. `words` is the memory as signed 64-bit words; a slot is named by the word it begins at."""
 
-    __slots__ = ("_columns", "_slots", "fd", "journals", "known", "memory", "slot_words", "words", "workers")
+    __slots__ = ("_slots", "columns_of", "fd", "journals", "known", "memory", "slot_words", "words", "workers")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -45,7 +45,7 @@ class Table:
         if magic != MAGIC:
             raise ValueError("the file is no table of counters")
         self.journals = HEADER_WORDS + self._slots * self.slot_words  # their first word
-        self._columns = struct.Struct(f"={self.workers}q")
+        self.columns_of = struct.Struct(f"={self.workers}q").unpack_from
         self.known: dict[bytes, int] = {}  # where this process found a key; checked again under the lock
 
     @classmethod
@@ -67,15 +67,15 @@ class Table:
         """Return the first word of every slot."""
         return range(HEADER_WORDS, HEADER_WORDS + self._slots * self.slot_words, self.slot_words)
 
-    def lock(self, base: int) -> None:
-        """Wait for the slot's lock; a holder keeps it for some microseconds."""
+    def lock(self, base: int, span: int = 1) -> None:
+        """Wait for the lock of a slot, or of all slots in a range of words; a holder keeps it for some microseconds."""
         if self.workers > 1:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, base)
+            fcntl.lockf(self.fd, fcntl.LOCK_EX, span, base)
 
-    def unlock(self, base: int) -> None:
-        """Give the slot's lock back."""
+    def unlock(self, base: int, span: int = 1) -> None:
+        """Give the lock back."""
         if self.workers > 1:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, base)
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, span, base)
 
     def holds(self, base: int, key: bytes) -> bool:
         """Tell whether the slot belongs to `key`."""
@@ -83,7 +83,7 @@ class Table:
 
     def columns(self, base: int) -> int:
         """Return the sum over the workers' columns of the slot."""
-        return sum(self._columns.unpack_from(self.memory, 8 * (base + DATA)))
+        return sum(self.columns_of(self.memory, 8 * (base + DATA)))
 
     def find(self, key: bytes) -> int:
         """Return the slot of `key`, or 0 if it has none. Without a lock: check `holds` under the slot's lock."""

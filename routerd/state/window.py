@@ -2,9 +2,11 @@
 
 A window of length W is counted in buckets of width w = W/32, rounded up. What was added in bucket b counts until bucket b + 33
 begins. So it counts for at least W (never is more than the limit in any window of length W) and at most w longer: a ring of 33.
-HEAD is the newest bucket, TOTAL the sum of the ring. A clock that lags behind HEAD (another process was a moment faster) adds to
-HEAD. A process killed within a change leaves DIRTY: 1, then the sum of the ring is the truth; 2 (the width was being changed),
-then TOTAL is, and all of it counts as used now. In both cases nothing that was taken is forgotten.
+HEAD is the newest bucket, TOTAL what is used. What HEAD's bucket holds is TOTAL less the sum of the ring until another bucket
+begins, and is put in the ring then: so a take is one store, and a killed process leaves it made or not. A clock that lags behind
+HEAD (another process was a moment faster) adds to HEAD. A process killed while it changes more leaves DIRTY: 1, then the sum of
+the ring is the truth; 2 (the width was being changed), then TOTAL is, and all of it counts as used now. In all cases nothing that
+was taken is forgotten; one killed between the two stores of giving back leaves it counted a window longer.
 """
 
 from __future__ import annotations
@@ -35,32 +37,26 @@ def advance(words: memoryview[int], base: int, width: int, now_us: int) -> int:
 
 def add(words: memoryview[int], base: int, amount: int) -> int:
     """Add to the newest bucket; return a stamp, with which `subtract` finds the bucket again."""
-    head = words[base + HEAD]
-    put(words, base, head, amount, words[base + TOTAL] + amount)
-    return (head + 1) * words[base + WIDTH] - 1
-
-
-def put(words: memoryview[int], base: int, bucket: int, amount: int, total: int) -> None:
-    """Add to a bucket of the ring, and make `total` the total, which is known already."""
-    words[base + DIRTY] = SUM_IS_TRUE
-    words[base + DATA + bucket % BUCKETS] += amount
-    words[base + TOTAL] = total
-    words[base + DIRTY] = 0
+    words[base + TOTAL] += amount
+    return (words[base + HEAD] + 1) * words[base + WIDTH] - 1
 
 
 def subtract(words: memoryview[int], base: int, stamp_us: int, amount: int) -> None:
     """Give back to the bucket of `stamp_us`; what has left the window, or was never there, is not given back."""
     bucket, head = stamp_us // words[base + WIDTH], words[base + HEAD]
     if head - BUCKETS < bucket <= head:
-        have = words[base + DATA + bucket % BUCKETS]
+        cell = base + DATA + bucket % BUCKETS
+        have = words[cell] if bucket < head else _close(words, base)
         if amount > have:
             amount = have
-        put(words, base, bucket, -amount, words[base + TOTAL] - amount)
+        words[cell] -= amount
+        words[base + TOTAL] -= amount
 
 
 def wait_s(words: memoryview[int], base: int, excess: int, now_us: int) -> float:
     """Return how long until at least `excess` of what is used has left the window; inf if that is more than all of it."""
     head, width = words[base + HEAD], words[base + WIDTH]
+    _close(words, base)
     for bucket in range(head - BUCKETS + 1, head + 1):
         excess -= words[base + DATA + bucket % BUCKETS]
         if excess <= 0:
@@ -77,6 +73,7 @@ def is_idle(words: memoryview[int], base: int, now_us: int) -> bool:
 
 def _expire(words: memoryview[int], base: int, bucket: int) -> None:
     """Make `bucket` the head: clear the cells that it and its predecessors since the old head take over."""
+    _close(words, base)
     ring = base + DATA
     gone = 0
     for number in range(max(words[base + HEAD] + 1, bucket - BUCKETS + 1), bucket + 1):
@@ -93,6 +90,15 @@ def _expire(words: memoryview[int], base: int, bucket: int) -> None:
         words[base + DIRTY] = 0
 
 
+def _close(words: memoryview[int], base: int) -> int:
+    """Put in the ring what the newest bucket holds, and return it: then the sum of the ring is TOTAL."""
+    ring = base + DATA
+    cell = ring + words[base + HEAD] % BUCKETS
+    held = words[cell] + words[base + TOTAL] - sum(words[ring : ring + BUCKETS])
+    words[cell] = held
+    return held
+
+
 def _resize(words: memoryview[int], base: int, width: int, now_us: int) -> None:
     """Take up a new window length. Each old bucket goes where its last moment lies: never out of the window too early."""
     old, ring = words[base + WIDTH], base + DATA
@@ -100,6 +106,8 @@ def _resize(words: memoryview[int], base: int, width: int, now_us: int) -> None:
         _from_calendar(words, base, width, now_us)
         return
     head = words[base + HEAD]
+    if old:
+        _close(words, base)
     used = [((b + 1) * old - 1, words[ring + b % BUCKETS]) for b in range(head - BUCKETS + 1, head + 1)]
     words[base + DIRTY] = TOTAL_IS_TRUE
     words[base + WIDTH] = width
@@ -125,14 +133,11 @@ def _from_calendar(words: memoryview[int], base: int, width: int, now_us: int) -
 
 def _repair(words: memoryview[int], base: int, now_us: int) -> None:
     """Make whole what a killed process left."""
-    ring = base + DATA
     if words[base + DIRTY] == TOTAL_IS_TRUE:
         clear(words, base)
-        head = now_us // words[base + WIDTH]
-        words[base + HEAD] = head
-        words[ring + head % BUCKETS] = words[base + TOTAL]
+        words[base + HEAD] = now_us // words[base + WIDTH]
     else:
-        words[base + TOTAL] = sum(words[ring : ring + BUCKETS])
+        words[base + TOTAL] = sum(words[base + DATA : base + DATA + BUCKETS])
     words[base + DIRTY] = 0
 
 

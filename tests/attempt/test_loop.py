@@ -59,11 +59,8 @@ class FakeLease(Lease):
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def settle(self, used: Need, now_s: float) -> None:
-        self.calls.append(used.tokens)
-
-    def release(self, now_s: float) -> None:
-        self.calls.append("released")
+    def close(self, used: Need | None, now_s: float) -> None:
+        self.calls.append(used.tokens if used is not None else "estimated")
 
 
 class Talk:
@@ -111,7 +108,7 @@ class Talk:
 
     def nothing_is_held(self) -> bool:
         """Tell whether every lease was given back and no endpoint counts a request."""
-        assert all(lease.calls in ([0, "released"], []) for lease in self.leases), [lease.calls for lease in self.leases]
+        assert all(lease.calls in ([0], []) for lease in self.leases), [lease.calls for lease in self.leases]
         return all(lease.calls for lease in self.leases) and not any(state.inflight for _, state in self.health.items())
 
 
@@ -497,11 +494,11 @@ async def test_what_one_dialect_cannot_say_goes_to_the_next_target(talk: Make, m
     assert alone.nothing_is_held()
 
 
-@pytest.mark.parametrize(("tokens", "calls"), [(14, [14, "released"]), (None, ["released"])])
+@pytest.mark.parametrize(("tokens", "calls"), [(14, [14]), (None, ["estimated"])])
 async def test_a_good_answer_keeps_its_lease_until_finish(talk: Make, tokens: int | None, calls: list[Any]) -> None:
     t = talk(route("m", "a/x", "b/y"), {"a": [says(500)], "b": [GOOD]})
     answer = await t.attempts.run()
-    assert [lease.calls for lease in t.leases] == [[0, "released"], []]
+    assert [lease.calls for lease in t.leases] == [[0], []]
     assert (t.health.inflight("a"), t.health.inflight("b")) == (0, 1)
     t.attempts.finish(answer, Usage(input_tokens=4, output_tokens=tokens - 4) if tokens is not None else None)
     assert t.leases[1].calls == calls

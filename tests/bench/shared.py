@@ -1,4 +1,4 @@
-"""What budgets in shared memory cost: reserve, settle and release of one charge, as a worker does them for a request.
+"""What budgets in shared memory cost: reserve and close of one charge, as a worker does them for a request.
 
 With one worker a slot is not locked; with two it is, by a record lock of the kernel (two system calls), held for microseconds.
 """
@@ -45,8 +45,7 @@ def _took_us(charges: Sequence[Charge], workers: int) -> float:
             began_s = time.thread_time()
             for _ in range(TIMES // 10):
                 lease = reserve(counters, bill, NEED, now_s)
-                lease.settle(USED, now_s)
-                lease.release(now_s)
+                lease.close(USED, now_s)
             once.append((time.thread_time() - began_s) * 1e7 / TIMES)
     finally:
         counters.close()

@@ -141,8 +141,7 @@ def used(counters: LocalCounters, b: Budget) -> int:
 
 def test_no_budget_no_limit(counters: LocalCounters) -> None:
     lease = lease_on(counters)
-    lease.settle(Need(10**9), NOW)
-    lease.release(NOW)
+    lease.close(Need(10**9), NOW)
 
 
 def test_all_are_taken_or_none(counters: LocalCounters) -> None:
@@ -181,38 +180,34 @@ def test_a_refusal_for_one_client_tells_nothing_of_another(counters: LocalCounte
 
 def test_real_usage_takes_the_place_of_the_estimate(counters: LocalCounters) -> None:
     tokens, requests = budget("t", "tokens", 1000), budget("r")
-    lease_on(counters, tokens, requests, tokens=500).settle(Need(120), NOW)
+    lease_on(counters, tokens, requests, tokens=500).close(Need(120), NOW)
     assert (used(counters, tokens), used(counters, requests)) == (120, 1)
 
 
 def test_a_failed_request_gives_its_tokens_back_and_stays_counted(counters: LocalCounters) -> None:
     tokens, requests = budget("t", "tokens", 1000), budget("r")
     lease = lease_on(counters, tokens, requests, tokens=500)
-    lease.settle(Need(0), NOW)
-    lease.release(NOW)
+    lease.close(Need(0), NOW)
     assert (used(counters, tokens), used(counters, requests)) == (0, 1)
 
 
 def test_tokens_that_nobody_settled_stay_as_estimated(counters: LocalCounters) -> None:
     tokens = budget("t", "tokens", 1000)
-    lease_on(counters, tokens, tokens=500).release(NOW)
+    lease_on(counters, tokens, tokens=500).close(None, NOW)
     assert used(counters, tokens) == 500
 
 
 @given(st.lists(st.one_of(st.integers(0, 900), st.none()), min_size=1, max_size=8))
 @settings(deadline=None)
-def test_only_the_first_settle_before_the_first_release_counts(calls: list[int | None]) -> None:
+def test_a_lease_is_closed_once(calls: list[int | None]) -> None:
     counters = LocalCounters.create(slots=8, workers=1)
     tokens, slots = budget("t", "tokens", 1000), budget("s", "concurrency", 2)
     other, lease = lease_on(counters, slots), lease_on(counters, tokens, slots, tokens=100)
     for call in calls:
-        if call is None:
-            lease.release(NOW)
-        else:
-            lease.settle(Need(call), NOW)
+        lease.close(Need(call) if call is not None else None, NOW)
     assert used(counters, tokens) == (100 if calls[0] is None else calls[0])
-    assert used(counters, slots) == (1 if None in calls else 2)
-    other.release(NOW)
+    assert used(counters, slots) == 1
+    other.close(None, NOW)
     counters.close()
 
 
@@ -250,7 +245,7 @@ def test_dollars_are_reserved_by_estimate_and_settled_by_real_usage(counters: Lo
     assert need == Need(200, 100 * 2500 + 100 * 10_000)
     lease = reserve(counters, Bill([Charge(usd, "")]), need, NOW)
     assert used(counters, usd) == 1_250_000
-    lease.settle(spent(Usage(input_tokens=10, output_tokens=1), PRICE), NOW)
+    lease.close(spent(Usage(input_tokens=10, output_tokens=1), PRICE), NOW)
     assert used(counters, usd) == 35_000
 
 
@@ -306,8 +301,8 @@ def test_a_lease_says_when_it_frees_something(counters: LocalCounters) -> None:
     for b in (budget("s", "concurrency", 1), budget("r")):
         lease = lease_on(counters, b)
         lease.freed = lambda: calls.append("freed")
-        lease.release(NOW)
-        lease.release(NOW)
+        lease.close(None, NOW)
+        lease.close(None, NOW)
     assert calls == ["freed"]
 
 
@@ -323,7 +318,7 @@ def credited(limit: int, kind: str = "tokens", since: str = "") -> Bill:
 def test_credits_are_used_once_and_never_come_back(counters: LocalCounters) -> None:
     bill = credited(100)
     lease = reserve(counters, bill, Need(60), NOW)
-    lease.settle(Need(50), NOW)
+    lease.close(Need(50), NOW)
     with pytest.raises(CreditsExhausted) as caught:
         reserve(counters, bill, Need(60), NOW + 1e9)
     assert (caught.value.status, caught.value.retry_after_s, caught.value.budget) == (402, None, "credits")

@@ -74,7 +74,7 @@ def endless(counters: LocalCounters) -> None:
     while True:
         now_s = time.monotonic()
         taken = counters.take([budget], [10], now_s)
-        counters.settle(budget, taken.handles[0], 10, 7, now_s)
+        counters.settle([budget], [taken.handles[0]], [10], [7], now_s)
 
 
 if __name__ == "__main__":

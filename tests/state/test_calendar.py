@@ -96,18 +96,18 @@ def test_settling_counts_for_the_period_of_the_take_only(counters: LocalCounters
     budget = per("hour", 100)
     first = counters.take([budget], [80], NOW)
     second = counters.take([budget], [10], NOW)
-    counters.settle(budget, first.handles[0], 80, 15, NOW)
+    counters.settle([budget], [first.handles[0]], [80], [15], NOW)
     assert counters.used(budget, NOW) == 25
     wall.unix_s += 3600
     assert take(counters, budget, 50)
-    counters.settle(budget, second.handles[0], 10, 0, NOW)
+    counters.settle([budget], [second.handles[0]], [10], [0], NOW)
     assert counters.used(budget, NOW) == 50
 
 
 def test_more_than_was_reserved_is_added(counters: LocalCounters) -> None:
     budget = per("hour", 100)
     taken = counters.take([budget], [80], NOW)
-    counters.settle(budget, taken.handles[0], 80, 130, NOW)
+    counters.settle([budget], [taken.handles[0]], [80], [130], NOW)
     assert counters.used(budget, NOW) == 130
 
 
@@ -156,22 +156,22 @@ def test_what_slid_out_does_not_count_for_the_day(counters: LocalCounters) -> No
 def test_a_lease_from_before_the_change_of_the_window_is_settled_without_harm(counters: LocalCounters) -> None:
     sliding = counters.take([SLIDING], [2], NOW)
     assert counters.used(per("day"), NOW) == 2
-    counters.settle(SLIDING, sliding.handles[0], 2, 0, NOW)
+    counters.settle([SLIDING], [sliding.handles[0]], [2], [0], NOW)
     assert counters.used(per("day"), NOW) == 2  # it cannot be told apart any more: it stays
     daily = counters.take([per("day")], [1], NOW)
     assert counters.used(SLIDING, NOW) == 3
-    counters.settle(per("day"), daily.handles[0], 1, 0, NOW)
+    counters.settle([per("day")], [daily.handles[0]], [1], [0], NOW)
     assert counters.used(SLIDING, NOW) == 3
-    counters.settle(SLIDING, (sliding.handles[0][0], -1), 2, 5, NOW)  # more than reserved is added in any form
+    counters.settle([SLIDING], [(sliding.handles[0][0], -1, 0, -1)], [2], [5], NOW)  # more than reserved is added in any form
     assert counters.used(SLIDING, NOW) == 6
 
 
 def test_a_slot_of_a_period_that_is_over_may_go_to_another_key(wall: Wall) -> None:
     counters = LocalCounters.create(slots=1, workers=1, unix=wall)
     assert take(counters, per("hour", name="a"))
-    assert counters.take([per("hour", name="b")], [1], NOW).handles == ((0, 0),)
+    assert counters.take([per("hour", name="b")], [1], NOW).handles == ((0, 0, 0, 0),)
     wall.unix_s += 3600
-    assert counters.take([per("hour", name="b")], [1], NOW).handles != ((0, 0),)
+    assert counters.take([per("hour", name="b")], [1], NOW).handles != ((0, 0, 0, 0),)
     counters.close()
 
 

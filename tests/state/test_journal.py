@@ -40,14 +40,14 @@ def test_what_a_dead_worker_reserved_is_given_back_and_nothing_else(pair: list[L
     budget = tokens(form)
     charged, amounts = ([budget, Budget("requests", 100)], [100, 1]) if among else ([budget], [100])
     settled, kept, lost, others = (counters.take(charged, amounts, NOW) for counters in (one, one, one, two))
-    one.settle(budget, settled.handles[0], 100, 30, NOW)
-    one.settle(budget, kept.handles[0], 100, 100, NOW)
+    one.settle([budget], [settled.handles[0]], [100], [30], NOW)
+    one.settle([budget], [kept.handles[0]], [100], [100], NOW)
     assert lost.refused < 0
     assert one.used(budget, NOW) == 330
     assert two.drop_worker(0) == 100
     assert two.used(budget, NOW) == 230
     assert two.drop_worker(0) == 0
-    two.settle(budget, others.handles[0], 100, 10, NOW)
+    two.settle([budget], [others.handles[0]], [100], [10], NOW)
     assert two.used(budget, NOW) == 140
     if among:
         assert two.used(Budget("requests", 100), NOW) == 4  # who was admitted stays counted
@@ -65,7 +65,7 @@ def test_a_slot_that_went_to_another_key_is_left_alone() -> None:
     one = LocalCounters.create(slots=1, workers=2)
     two = LocalCounters.attach(os.dup(one.fd), worker=1)
     one.take([tokens("sliding", name="old")], [400], NOW)
-    assert two.take([tokens("sliding", name="new")], [500], NOW + 70).handles[0] != (0, 0)
+    assert two.take([tokens("sliding", name="new")], [500], NOW + 70).handles[0] != (0, 0, 0, 0)
     two.drop_worker(0)
     assert two.used(tokens("sliding", name="new"), NOW + 70) == 500
     one.close()
@@ -79,7 +79,7 @@ def test_beyond_the_records_a_take_stays_charged_and_is_settled_all_the_same(
     one, two = pair
     budget = tokens("sliding")
     taken = [one.take([budget], [100], NOW) for _ in range(4)]
-    one.settle(budget, taken[3].handles[0], 100, 1, NOW)
+    one.settle([budget], [taken[3].handles[0]], [100], [1], NOW)
     assert two.drop_worker(0) == 200
     assert two.used(budget, NOW) == 101
 
@@ -120,7 +120,7 @@ def test_the_counter_is_always_what_was_settled_and_what_is_reserved(steps: list
         return started
 
     workers = [start(0), start(1)]
-    runs: list[list[tuple[tuple[int, int], int]]] = [[], []]
+    runs: list[list[tuple[tuple[int, ...], int]]] = [[], []]
     for what, worker, amount, used in steps:
         if what == "take":
             runs[worker].append((workers[worker].take([budget], [amount], NOW).handles[0], amount))
@@ -131,7 +131,7 @@ def test_the_counter_is_always_what_was_settled_and_what_is_reserved(steps: list
             workers[worker] = start(worker)
         elif runs[worker]:
             handle, taken = runs[worker].pop(amount % len(runs[worker]))
-            workers[worker].settle(budget, handle, taken, taken if what == "keep" else used, NOW)
+            workers[worker].settle([budget], [handle], [taken], [taken if what == "keep" else used], NOW)
             settled += taken if what == "keep" else used
         assert control.used(budget, NOW) == settled + sum(taken for run in runs for _, taken in run)
     for one in (*workers, control):

@@ -76,14 +76,14 @@ def test_settling_gives_back_what_was_too_much(counters: LocalCounters) -> None:
     budget = Budget("b", 100)
     taken = counters.take([budget], [80], NOW)
     assert not take(counters, budget, 30)
-    counters.settle(budget, taken.handles[0], 80, 15, NOW + 5)
+    counters.settle([budget], [taken.handles[0]], [80], [15], NOW + 5)
     assert counters.used(budget, NOW + 5) == 15
 
 
 def test_settling_adds_what_was_too_little_even_over_the_limit(counters: LocalCounters) -> None:
     budget = Budget("b", 100)
     taken = counters.take([budget], [80], NOW)
-    counters.settle(budget, taken.handles[0], 80, 130, NOW + 5)
+    counters.settle([budget], [taken.handles[0]], [80], [130], NOW + 5)
     assert counters.used(budget, NOW + 5) == 130
     assert not take(counters, budget)
 
@@ -92,7 +92,7 @@ def test_what_left_the_window_is_not_given_back(counters: LocalCounters) -> None
     budget = Budget("b", 100, 10.0)
     taken = counters.take([budget], [80], NOW)
     take(counters, budget, 50, NOW + 20)
-    counters.settle(budget, taken.handles[0], 80, 0, NOW + 20)
+    counters.settle([budget], [taken.handles[0]], [80], [0], NOW + 20)
     assert counters.used(budget, NOW + 20) == 50
 
 
@@ -103,7 +103,7 @@ def test_held_amounts_come_back_only_by_freeing(counters: LocalCounters) -> None
     refused = counters.take([slots], [1], NOW + 1e6)
     assert refused.refused == 0
     assert 0 < refused.retry_after_s < math.inf
-    counters.free(slots, first.handles[0], 1)
+    counters.settle([slots], [first.handles[0]], [1], [0], 0.0)
     assert take(counters, slots)
 
 
@@ -112,9 +112,9 @@ def test_a_lower_concurrency_limit_shrinks_by_attrition(counters: LocalCounters)
     low = Budget("s", 2, 0.0)
     for handle in handles[:2]:
         assert not take(counters, low)
-        counters.free(low, handle, 1)
+        counters.settle([low], [handle], [1], [0], 0.0)
     assert not take(counters, low)
-    counters.free(low, handles[2], 1)
+    counters.settle([low], [handles[2]], [1], [0], 0.0)
     assert take(counters, low)
 
 
@@ -156,10 +156,10 @@ def test_a_full_table_lets_pass_uncounted_and_says_so() -> None:
     over = Budget("c", 1)
     taken = counters.take([over, Budget("a", 5)], [1, 1], NOW)
     assert taken.refused < 0
-    assert taken.handles[0] == (0, 0)
+    assert taken.handles[0] == (0, 0, 0, 0)
     assert counters.overflows == 1
-    counters.settle(over, taken.handles[0], 1, 5, NOW)
-    counters.free(over, taken.handles[0], 1)
+    counters.settle([over], [taken.handles[0]], [1], [5], NOW)
+    counters.settle([over], [taken.handles[0]], [1], [0], 0.0)
     assert counters.used(over, NOW) == 0
     assert not take(counters, Budget("a", 2))  # what has a slot stays exact
     counters.close()
@@ -182,8 +182,8 @@ def test_a_slot_that_went_to_another_key_is_looked_for_anew() -> None:
     a, b = Budget("a", 1, 1.0), Budget("b", 1, 1.0)
     early = counters.take([a], [1], NOW)
     assert take(other, b, 1, NOW + 10)
-    counters.settle(a, early.handles[0], 1, 0, NOW + 10)  # gives nothing back to b
-    assert counters.take([a], [1], NOW + 10).handles == ((0, 0),)  # the only slot is b's while it counts
+    counters.settle([a], [early.handles[0]], [1], [0], NOW + 10)  # gives nothing back to b
+    assert counters.take([a], [1], NOW + 10).handles == ((0, 0, 0, 0),)  # the only slot is b's while it counts
     assert counters.used(b, NOW + 10) == 1
     assert not take(counters, b, 1, NOW + 10)
     assert counters.used(a, NOW + 10) == 0

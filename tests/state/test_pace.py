@@ -54,10 +54,10 @@ def test_looking_often_does_not_stop_it_from_draining(counters: LocalCounters) -
 def test_settling_takes_out_what_was_too_much_and_adds_what_was_too_little(counters: LocalCounters) -> None:
     b = bucket(100, 1.0)
     one = counters.take([b], [80], NOW)
-    counters.settle(b, one.handles[0], 80, 10, NOW)
+    counters.settle([b], [one.handles[0]], [80], [10], NOW)
     assert counters.used(b, NOW) == 10
     two = counters.take([b], [20], NOW)
-    counters.settle(b, two.handles[0], 20, 120, NOW)
+    counters.settle([b], [two.handles[0]], [20], [120], NOW)
     assert counters.used(b, NOW) == 130
     assert counters.used(b, NOW + 30) == 100
 
@@ -79,8 +79,8 @@ def test_shadow_mode_fills_it_without_end_and_says_so(counters: LocalCounters) -
 def test_a_drained_bucket_may_go_to_another_key() -> None:
     counters = LocalCounters.create(slots=1, workers=1)
     assert take(counters, bucket(5, 1.0, name="a"), 5)
-    assert counters.take([bucket(5, 1.0, name="b")], [1], NOW + 4.9).handles == ((0, 0),)
-    assert counters.take([bucket(5, 1.0, name="b")], [1], NOW + 5.1).handles != ((0, 0),)
+    assert counters.take([bucket(5, 1.0, name="b")], [1], NOW + 4.9).handles == ((0, 0, 0, 0),)
+    assert counters.take([bucket(5, 1.0, name="b")], [1], NOW + 5.1).handles != ((0, 0, 0, 0),)
     counters.close()
 
 

@@ -83,10 +83,10 @@ async def test_a_refused_take_takes_nothing_anywhere(host: Make) -> None:
 async def test_settling_corrects_both_ways(host: Make, budget: Budget) -> None:
     counters = await host()
     one = await counters.take([budget], [5])
-    counters.settle(budget, one.handles[0], 5, 2, 0.0)
+    counters.settle([budget], [one.handles[0]], [5], [2], 0.0)
     assert await used(counters, budget) == 2
     two = await counters.take([budget], [1])
-    counters.settle(budget, two.handles[0], 1, 6, 0.0)
+    counters.settle([budget], [two.handles[0]], [1], [6], 0.0)
     assert await used(counters, budget) == 8
 
 
@@ -95,8 +95,8 @@ async def test_what_is_freed_can_be_taken_and_only_once(host: Make) -> None:
     slots = Budget("s", 1, 0.0)
     held = await a.take([slots], [1])
     assert not await took(b, slots)
-    a.free(slots, held.handles[0], 1)
-    a.free(slots, held.handles[0], 1)
+    a.settle([slots], [held.handles[0]], [1], [0], 0.0)
+    a.settle([slots], [held.handles[0]], [1], [0], 0.0)
     a._flush()
     await until(lambda: took(b, slots))
     assert not await took(a, slots)
@@ -154,7 +154,7 @@ async def test_every_key_expires(host: Make) -> None:
     counters = await host()
     bucket = Budget("p", 5, 0.0, "", 9.0)
     taken = await counters.take([FORMS[0], Budget("c", 5, 0.0, "day"), bucket, Budget("s", 5, 0.0)], [1] * 4)
-    counters.settle(bucket, taken.handles[2], 1, 3, 0.0)
+    counters.settle([bucket], [taken.handles[2]], [1], [3], 0.0)
     await used(counters, FORMS[0])
     keys = await counters._redis.keys("*")
     assert len(set(keys) - {b"{routerd}:hosts"}) == 4
@@ -207,8 +207,8 @@ async def test_who_is_cancelled_holds_nothing(host: Make) -> None:
         except asyncio.CancelledError:
             continue
         if taken.refused < 0:  # not, while what the one before held is on its way back
-            counters.free(slots, taken.handles[0], 1)
-            counters.settle(window, taken.handles[1], 1, 0, 0.0)
+            counters.settle([slots], [taken.handles[0]], [1], [0], 0.0)
+            counters.settle([window], [taken.handles[1]], [1], [0], 0.0)
 
     async def nothing_is_held() -> bool:
         return await used(counters, window) == 0 and not await counters._redis.zcard("{routerd}:" + slots.key.hex())
@@ -268,8 +268,8 @@ async def test_a_server_that_forgot_the_scripts_is_told_them_and_nothing_is_lost
         got = await asyncio.gather(*(counters.take([budget, slots], [1, 1]) for _ in range(3)))
         assert all(one.refused < 0 for one in got)
     await counters._redis.script_flush()
-    counters.settle(budget, taken.handles[0], 5, 2, 0.0)
-    counters.free(slots, taken.handles[1], 1)
+    counters.settle([budget], [taken.handles[0]], [5], [2], 0.0)
+    counters.settle([slots], [taken.handles[1]], [1], [0], 0.0)
     counters._flush()
 
     async def all_is_there() -> bool:

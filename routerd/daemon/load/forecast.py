@@ -191,10 +191,7 @@ class _Used:
         """Return the part of the limit; the bucket of a budget with `burst` is empty."""
         return 0 if charge.pace else round(self._used.get(charge.budget.name, 0.0) * charge.limit)
 
-    def settle(self, _charge: Charge, _handle: tuple[int, int], _taken: int, _used: int, _now_s: float, /) -> None:
-        """Keep nothing."""
-
-    def free(self, _charge: Charge, _handle: tuple[int, int], _amount: int, /) -> None:
+    def settle(self, *_what: object) -> None:
         """Keep nothing."""
 
 

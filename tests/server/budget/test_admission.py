@@ -56,7 +56,7 @@ async def settle() -> None:
 
 
 def end(lease: Lease) -> None:
-    lease.release(time.monotonic())
+    lease.close(None, time.monotonic())
 
 
 async def test_who_finds_room_does_not_wait(admission: Admission) -> None:
@@ -135,7 +135,7 @@ async def test_a_release_in_another_worker_is_noticed_soon(admission: Admission,
     held = other.take(b.charges, (1,), 0.0)
     task = later(admission.reserve(b, NOTHING))
     await settle()
-    other.free(b.charges[0], held.handles[0], 1)
+    other.settle(b.charges, held.handles, [1], [0], time.monotonic())
     async with asyncio.timeout(20 * TICK_S):
         end(await task)
     other.close()
