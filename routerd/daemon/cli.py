@@ -145,10 +145,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     _have_standard_streams()
     parser = _parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
         parser.print_help(sys.stderr)
         return INVALID
-    parsed = parser.parse_args(argv)
+    parsed = parser.parse(words)
     try:
         status = _RUN[parsed.command](vars(parsed), os.environ)
         sys.stdout.flush()

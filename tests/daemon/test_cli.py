@@ -46,6 +46,35 @@ def test_a_bad_value_is_one_line_and_exit_2(argv: list[str], says: str, capsys: 
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("relaod --wait", "routerd: no command is called 'relaod'; did you mean reload? there are: init, import, serve, check,"),
+        ("--verison", "routerd: there is no --verison; did you mean --version?\n"),
+        ("status --fromat json", "routerd status: there is no --fromat; did you mean --format?\n"),
+        ("explain --modle x", "routerd explain: there is no --modle; did you mean --model?\n"),
+        ("status --format jsn", "routerd status: no format is called 'jsn'; did you mean json? there are: text, json\n"),
+        ("import litelm f", "routerd import: no source is called 'litelm'; did you mean litellm? there are: litellm, llama-swap,"),
+        ("serve my.yaml", "routerd serve: 'my.yaml' has no place here; a file is named with --config my.yaml\n"),
+        ("check one two", "routerd check: 'two' has no place here\n"),
+        ("drain gpu-a --zzzzz=1", "routerd drain: there is no --zzzzz\n"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_what_was_meant(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error
+    program = says.partition(":")[0]
+    assert error.startswith(f"usage: {program} ")
+
+
+def test_flags_may_be_abbreviated_and_values_may_look_like_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["check", "--conf", str(tmp_path / "none.yaml"), "--format=json"]) == 3
+    assert main(["explain", "--model=--odd", "--config", str(tmp_path / "none.yaml")]) == 3
+
+
 def test_without_a_command_it_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     error = capsys.readouterr().err

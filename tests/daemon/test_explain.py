@@ -134,7 +134,8 @@ def test_without_a_client_it_says_that_a_key_is_needed(run: Run) -> None:
 
 
 def test_no_such_model_is_1_with_what_may_have_been_meant(run: Run) -> None:
-    assert run("--model", "fats") == (1, "routerd: 404 model_not_found: The model 'fats' does not exist. Did you mean 'fast'?\n")
+    why = "routes.yaml has no model 'fats'; did you mean 'fast'? there are: m, long, fast"
+    assert run("--model", "fats") == (1, f"routerd: 404 model_not_found: {why}\n")
 
 
 @pytest.mark.parametrize(

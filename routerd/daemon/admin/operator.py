@@ -180,8 +180,8 @@ class ControlRoom:
 
     async def explain(self, model: str, client: str | None, down: Sequence[str]) -> Mapping[str, Any]:
         """Decide for a request to what serves, with what is known of the endpoints now."""
-        from routerd.daemon.commands.explain import question_of
-        from routerd.daemon.commands.explained import explained
+        from routerd.daemon.load.explained import explained
+        from routerd.daemon.load.question import question_of
 
         graph, number = self._serving()
         question = question_of(graph, model=model, client=client, down=down)

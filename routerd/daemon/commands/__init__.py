@@ -4,7 +4,7 @@
     check      check, test, schema
     compare    diff
     fmt        fmt
-    explain    explain (explained: its facts; explain_text: its screen)
+    explain    explain (explain_text: its screen; package daemon.load: its facts)
     init       init: a first routes.yaml
     rehearse   rehearse (package daemon.drill)
     imports    import: out of another router's configuration (package daemon.imports)

@@ -1,4 +1,4 @@
-"""`routerd explain`: what is asked, on the command line. `explained` has the facts, `explain_text` the screen."""
+"""`routerd explain`: what is asked, on the command line. `load.explained` has the facts, `explain_text` the screen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routerd.daemon.commands.check import load_or_report
 from routerd.daemon.commands.explain_text import render
@@ -24,15 +24,9 @@ from routerd.daemon.commands.syntax import (
     config_of,
 )
 from routerd.daemon.output.terminal import paint_for
-from routerd.errors import RequestError
+from routerd.errors import ModelNotFound, RequestError
 
-if TYPE_CHECKING:
-    from routerd.daemon.load.forecast import Question
-    from routerd.graph import Client, Graph
-
-__all__ = ["add_explain", "explain", "question_of"]
-
-NAMES_TOLD = 20
+__all__ = ["add_explain", "explain"]
 
 
 def add_explain(commands: Any) -> None:
@@ -62,9 +56,11 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     loaded, status = load_or_report(config)
     if loaded is None:
         return status
-    from routerd.daemon.commands.explained import explained
     from routerd.daemon.commands.live import Unanswered
     from routerd.daemon.commands.seen import seen_by
+    from routerd.daemon.load.explained import explained
+    from routerd.daemon.load.question import listed, question_of
+    from routerd.plan import offered_names
 
     graph = loaded.graph
     try:
@@ -77,6 +73,9 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
         told = {**explained(graph, loaded.origins, question, (seen, 0.0)), "health": whose}
     except Unanswered as exc:
         return complain(str(exc), CANNOT_REACH)
+    except ModelNotFound as exc:
+        unknown = f"{config} has no model {question.model!r}; {listed(offered_names(graph), question.model)}"
+        return complain(f"{exc.status} {exc.code}: {exc.message if exc.code == 'model_disabled' else unknown}", FAILED)
     except RequestError as exc:
         return complain(f"{exc.status} {exc.code or exc.type}: {exc.message}", FAILED)
     if flags["format"] == "json":
@@ -86,66 +85,9 @@ def explain(flags: Mapping[str, Any], environ: Mapping[str, str]) -> int:
     return FINE if told["status"] == 200 else FAILED
 
 
-# ── what is asked ──
-
-
-def question_of(
-    graph: Graph, *, model: str, client: str | None = None, down: Sequence[str] = (), used: Sequence[str] = ()
-) -> Question:
-    """Return the question; LookupError for a name that is not known."""
-    from routerd.daemon.load.forecast import Question
-
-    return Question(model=model, client=_client(graph, client), down=_down(graph, down), used=_used(graph, used))
-
-
-def _client(graph: Graph, name: str | None) -> Client | None:
-    if name is None:
-        return None
-    if name in graph.disabled_clients:
-        raise LookupError(f"the client {name!r} is disabled: {graph.disabled_clients[name]}")
-    found: Client = _known(graph.clients or {}, name, "client")
-    return found
-
-
-def _down(graph: Graph, names: Sequence[str]) -> frozenset[str]:
-    found: set[str] = set()
-    for name in names:
-        if name in graph.providers and name not in graph.endpoints:
-            found.update(endpoint.name for endpoint in graph.providers[name].endpoints)
-        else:
-            found.add(_known({**graph.endpoints, **graph.providers}, name, "endpoint").name)
-    return frozenset(found)
-
-
-def _used(graph: Graph, texts: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for text in texts:
-        name, equals, part = text.partition("=")
-        try:
-            found[name] = float(part)
-        except ValueError:
-            equals = ""
-        if not equals or not 0 <= found[name] < float("inf"):
-            raise LookupError(f"--used {text!r} is not BUDGET=PART, such as team-tokens=0.9")
-        _known(graph.budgets, name, "budget")
-    return found
-
-
 def _headers(texts: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not equals or not name:
             raise LookupError(f"--header {name!r} is not NAME=VALUE, such as x-session-id=s1")
     return {name.lower(): value for name, _, value in pairs}
-
-
-def _known(names: Mapping[str, Any], name: str, what: str) -> Any:
-    if name not in names:
-        from routerd.plan import Suggester
-
-        closest = Suggester(names).closest(name)
-        meant = f"did you mean {closest!r}? " if closest else ""
-        more = ", ..." if len(names) > NAMES_TOLD else ""
-        listed = f"there are: {', '.join(list(names)[:NAMES_TOLD]) or 'none'}{more}"
-        raise LookupError(f"no {what} is called {name!r}; {meant}{listed}")
-    return names[name]

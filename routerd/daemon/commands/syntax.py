@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from routerd.daemon.settings import DEFAULTS, Address
 
 __all__ = [
-    "CANNOT_REACH", "FAILED", "FINE", "INVALID", "Parser", "add_admin", "add_config", "add_format", "admin_of", "command",
-    "complain", "config_of", "count", "text_of",
+    "CANNOT_REACH", "FAILED", "FINE", "INVALID", "Parser", "add_admin", "add_config", "add_format", "admin_of", "closest",
+    "command", "complain", "config_of", "count", "text_of",
 ]  # fmt: skip
 
 MOST_BYTES = 8 * 2**20  # as the daemon reads a routes.yaml
@@ -21,7 +21,35 @@ _MEANINGS = {FINE: "fine", FAILED: "a difference or a failing answer", INVALID: 
 
 
 class Parser(argparse.ArgumentParser):
-    """A mistake is the usage, one line and exit status 2."""
+    """A mistake is the usage of the command that it was made in, one line that says what was meant, and exit status 2.
+
+    argparse itself tells of unknown flags last, with the usage of the program: `--modle x` would be a missing `--model`.
+    """
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the line of a program with commands, and complain of what has no place in it."""
+        at: argparse.ArgumentParser = self
+        commands = next(action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        for word in words[: words.index("--") if "--" in words else None]:
+            if at is self and not word.startswith("-"):
+                if word not in commands.choices:
+                    break
+                at = commands.choices[word]
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and not any(known.startswith(flag) for known in at._option_string_actions):
+                meant = closest(flag, at._option_string_actions)
+                at.error(f"there is no {flag}; {meant}" if meant else f"there is no {flag}")
+        parsed, rest = self.parse_known_args(words)
+        if rest:
+            takes_file = "--config" in at._option_string_actions and not at._get_positional_actions()
+            at.error(f"{rest[0]!r} has no place here" + (f"; a file is named with --config {rest[0]}" if takes_file else ""))
+        return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "command" if isinstance(action, argparse._SubParsersAction) else (action.metavar or action.dest)
+            meant = f"{meant} " if (meant := closest(value, action.choices)) else ""
+            raise argparse.ArgumentError(None, f"no {what} is called {value!r}; {meant}there are: {', '.join(action.choices)}")
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -84,6 +112,14 @@ def text_of(file: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ValueError(f"{file} is not UTF-8: byte 0x{data[exc.start]:02x} at offset {exc.start}") from None
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean X?` for the known word that is most like `word`, or an empty string."""
+    import difflib
+
+    found = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return f"did you mean {found[0]}?" if found else ""
 
 
 def count(number: int, what: str) -> str:

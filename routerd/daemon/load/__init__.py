@@ -3,4 +3,6 @@
     configuration  the way itself
     cases          `tests:` of the file
     forecast       what would come of a request, without sending one
+    question       what is asked of a forecast, by names
+    explained      the whole decision as one plain document, for `routerd explain` and the admin listener
 """

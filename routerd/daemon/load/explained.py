@@ -1,4 +1,4 @@
-"""The facts of `routerd explain` as one plain document.
+"""The facts of `routerd explain` and of `/-/explain` as one plain document.
 
 They come from `plan.explain` (route, order, origins) and from a forecast (permission, budgets, what would be answered). As JSON
 the document is printed as it is; the text is made of it, so the two say the same.
