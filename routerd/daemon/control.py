@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,12 @@ from routerd.daemon.endpoints.drains import Drains
 from routerd.daemon.endpoints.probes import HttpFetch, Probes
 from routerd.daemon.endpoints.vitals import Vitals, log_notice
 from routerd.daemon.known import Known
+from routerd.daemon.load.gate import Listening, unfit
 from routerd.daemon.notify import Notifier
 from routerd.daemon.output.report import report
 from routerd.daemon.settings import Settings
 from routerd.daemon.tasks import Tasks
 from routerd.daemon.workers.crew import Crew
-from routerd.errors import Problem
 from routerd.ledger import Writer, open_store
 from routerd.observe import Metrics
 
@@ -53,7 +53,7 @@ class Control:
     credits: CreditOffice
 
     def __init__(
-        self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, board: Board, *, public: bool
+        self, settings: Settings, crew: Crew, metrics: Metrics, notifier: Notifier, board: Board, listening: Listening
     ) -> None:
         from routerd.daemon.outside import Errands
         from routerd.daemon.reload import Reloader, Steps, Teller
@@ -76,7 +76,6 @@ class Control:
         health = Health(board)
         self.probes = Probes(self.fetch, state_of=health.get, clock=time.monotonic, rng=random.Random())
         self.vitals = self._vitals(health)
-        self._public = public
         self.watcher = Watcher(
             [settings.config],
             self._changed,
@@ -84,7 +83,8 @@ class Control:
             looked=self._looked,
             failed=metrics.counter("routerd_config_watch_errors_total").inc,
         )
-        steps = Steps(load=self._load, gate=self._gate, compare=changes_in_words, publish=self._publish)
+        gate = partial(unfit, listening=listening, main=str(settings.config))
+        steps = Steps(load=self._load, gate=gate, compare=changes_in_words, publish=self._publish)
         teller = Teller(metrics, partial(report, stream=sys.stderr))
         self.reloader = Reloader(steps, self.watcher, teller, main=settings.config)
         self.reloader.before.append(self._reload_begins)
@@ -110,21 +110,6 @@ class Control:
         loaded = load_checked(self.settings.config, os.environ, kept)
         self.watcher.settle.settle_s = loaded.graph.reload.settle_s
         return loaded
-
-    def _gate(self, graph: Graph) -> Sequence[Problem]:
-        """What the command line makes wrong: a public address without clients."""
-        if graph.clients is not None or self.settings.open or not self._public:
-            return ()
-        return (
-            Problem(
-                stage="semantic",
-                code="open-listener",
-                path="clients",
-                message=f"anybody who reaches {self.settings.listen} could call: "
-                "add `clients`, listen on 127.0.0.1, or start with --open",
-                file=str(self.settings.config),
-            ),
-        )
 
     async def _publish(self, package: Package) -> tuple[float, float]:
         await self.credits.grant(package.credits)

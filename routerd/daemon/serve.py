@@ -26,6 +26,7 @@ from routerd.daemon.admin.operator import ControlRoom
 from routerd.daemon.control import Control
 from routerd.daemon.drain import drain
 from routerd.daemon.first import CANNOT_REACH, FINE, first_generation
+from routerd.daemon.load.gate import Listening
 from routerd.daemon.notify import Notifier, inherited_sockets, notifier_of
 from routerd.daemon.output import log as logs
 from routerd.daemon.settings import Address, Listeners, Settings, address_of, bind
@@ -112,7 +113,10 @@ async def _serve(settings: Settings, sockets: Sockets, processes: Processes, mem
         clock=time.monotonic,
         paused=sockets.data.close,
     )
-    control = Control(settings, crew, metrics, notifier, board, public=sockets.data.is_public)
+    listening = Listening(
+        data=sockets.data.address, admin=address_of(sockets.admin), public=sockets.data.is_public, open=settings.open
+    )
+    control = Control(settings, crew, metrics, notifier, board, listening)
     control.open_ledger(counters)
     control.ending.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: control.reloader.request("signal"))

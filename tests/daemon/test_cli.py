@@ -54,7 +54,7 @@ def test_a_bad_value_is_one_line_and_exit_2(argv: list[str], says: str, capsys: 
         ("status --fromat json", "routerd status: there is no --fromat; did you mean --format?\n"),
         ("explain --modle x", "routerd explain: there is no --modle; did you mean --model?\n"),
         ("status --format jsn", "routerd status: no format is called 'jsn'; did you mean json? there are: text, json\n"),
-        ("import litelm f", "routerd import: no source is called 'litelm'; did you mean litellm? there are: litellm, llama-swap,"),
+        ("import litelm f", "routerd import: no source is called 'litelm'; did you mean litellm? there are: litellm,"),
         ("serve my.yaml", "routerd serve: 'my.yaml' has no place here; a file is named with --config my.yaml\n"),
         ("check one two", "routerd check: 'two' has no place here\n"),
         ("drain gpu-a --zzzzz=1", "routerd drain: there is no --zzzzz\n"),

@@ -9,6 +9,8 @@ import pytest
 from routerd.config import load, schema_json
 from routerd.config.source import preset_names
 from routerd.daemon.cli import main
+from routerd.daemon.load.gate import Listening, unfit
+from routerd.daemon.settings import DEFAULTS, Address
 
 
 def test_what_init_writes_passes_check_and_names_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +34,15 @@ def test_every_preset_can_be_taken_in(provider: str, tmp_path: Path) -> None:
     assert loaded.graph.providers[provider].direct
 
 
+@pytest.mark.parametrize("provider", preset_names())
+def test_what_init_writes_never_asks_routerd_itself(provider: str, tmp_path: Path) -> None:
+    """llama.cpp's usual port is routerd's, too."""
+    assert main(["init", "--dir", str(tmp_path), "--provider", provider]) == 0
+    where = [Address.parse(DEFAULTS[name]) for name in ("listen", "admin")]
+    listening = Listening(data=where[0], admin=where[1], public=False, open=False)
+    assert unfit(load(tmp_path / "routes.yaml", {}), listening, "routes.yaml") == ()
+
+
 def test_without_a_provider_it_serves_the_simulator(tmp_path: Path) -> None:
     assert main(["init", "--dir", str(tmp_path)]) == 0
     assert list(load(tmp_path / "routes.yaml", {}).graph.routes) == ["demo"]
@@ -49,8 +60,8 @@ def test_what_is_there_stays_unless_forced(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_an_unknown_provider_is_told_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["init", "--dir", str(tmp_path), "--provider", "opnrouter"]) == 2
-    assert "openrouter" in capsys.readouterr().err
+    assert main(["init", "--dir", str(tmp_path), "--provider", "llama.cpp"]) == 2
+    assert "no preset is called 'llama.cpp'; did you mean llamacpp? there are: anthropic," in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from routerd.daemon.commands.syntax import CANNOT_REACH, FINE, INVALID, command, complain
+from routerd.daemon.commands.syntax import CANNOT_REACH, FINE, INVALID, closest, command, complain
 
 __all__ = ["SCHEMA_LINE", "add_init", "init", "key_name", "provider_lines"]
 
 FILE, SCHEMA = "routes.yaml", "routes.schema.json"
 SCHEMA_LINE = f"# yaml-language-server: $schema=./{SCHEMA}"
 NEEDS_URL = {"azure-openai": "https://RESOURCE.openai.azure.com/openai/v1"}  # every customer has an address of their own
+OWN, ELSEWHERE = "http://localhost:8080", "http://localhost:8081"  # where routerd itself listens unless told otherwise
 KEYS = {"huggingface": "HF_TOKEN"}  # environment variables that are not NAME_API_KEY in the provider's own documentation
 _HEAD = f"""{SCHEMA_LINE}
 #
@@ -73,7 +74,8 @@ def init(flags: Mapping[str, Any], _environ: Mapping[str, str]) -> int:
     names = list(dict.fromkeys(flags["provider"]))
     for name in names:
         if name not in preset_names():
-            return complain(f"no preset is called {name!r}; there are: {', '.join(preset_names())}", INVALID)
+            meant = f"{meant} " if (meant := closest(name, preset_names())) else ""
+            return complain(f"no preset is called {name!r}; {meant}there are: {', '.join(preset_names())}", INVALID)
     folder = Path(flags["dir"])
     file = folder / FILE
     try:
@@ -115,8 +117,10 @@ def provider_lines(name: str) -> list[str]:
         lines.append(f"    base_url: {NEEDS_URL[name]} # yours")
     if has_key(name):
         lines += [f"    api_key: ${{{key_name(name)}:-}}", "    optional: true # without its key it is switched off"]
+    elif (url := _preset_url(name)).startswith(OWN):
+        lines.append(f"    base_url: {url.replace(OWN, ELSEWHERE)} # where it listens; its usual port is routerd's as well")
     else:
-        lines.append(f"    # base_url: {_preset_url(name)} # where it listens, if not there")
+        lines.append(f"    # base_url: {url} # where it listens, if not there")
     return [*lines, f"    direct: true # clients may ask for {name}/<any of its models>"]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,8 @@ class Loaded(Protocol):
     def inputs(self) -> Sequence[_Input]: ...
     @property
     def kept(self) -> Kept: ...
+    @property
+    def origins(self) -> Mapping[str, Any]: ...
 
 
 class Inputs(Protocol):
@@ -66,7 +68,7 @@ class Steps:
     """What a reload consists of. `load` takes the inputs of an earlier load, or None: as the files are now."""
 
     load: Callable[[Kept | None], Loaded]
-    gate: Callable[[Graph], Sequence[Problem]]
+    gate: Callable[[Loaded], Sequence[Problem]]  # why this daemon must not serve it, if it must not
     compare: Callable[[Graph, Graph], tuple[str, ...]]  # what changes from one to the other, in words
     publish: Callable[[Package], Awaitable[tuple[float, float]]]
 
@@ -274,7 +276,7 @@ class Reloader:
         loaded = self._steps.load(job.from_kept)
         paths = tuple(item.path for item in loaded.inputs)
         graph = loaded.graph
-        if refused := tuple(self._steps.gate(graph)):
+        if refused := tuple(self._steps.gate(loaded)):
             raise ConfigError(refused, inputs=paths)
         package = pack(self._number + 1, graph)
         return _Built(package=package, graph=graph, kept=loaded.kept, warnings=loaded.warnings, paths=paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Loaded:
     inputs: Sequence[Input] = (Input(MAIN),)
     warnings: tuple[Problem, ...] = ()
     kept: Kept = field(default_factory=lambda: Kept(main="/routes.yaml", files={}))
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
