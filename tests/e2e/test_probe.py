@@ -199,3 +199,49 @@ async def test_a_real_engine_is_tried_both_ways(tmp_path: pathlib.Path, engine: 
     (tiny,) = json.loads(found.stdout)["models"]
     assert (tiny["unary"]["target"], tiny["stream"]["status"]) == ("llama/tiny", 200)
     assert tiny["stream"]["first_token_s"] > 0
+
+
+async def test_a_model_that_cannot_chat_is_asked_for_an_embedding(daemon: Start, upstream: Upstream) -> None:
+    """Said in the file by `offers`, or by the provider: OpenAI's words for an embedding model that is asked to chat."""
+
+    async def answer(call: Call) -> None:
+        body = call.request.json()
+        if call.request.target.endswith("/embeddings") and body["model"] != "none":
+            vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+            await call.body(200, (answers.JSON,), json.dumps({"object": "list", "model": "m", "data": [vector]}).encode())
+        else:
+            error = {"message": "This is not a chat model", "type": "invalid_request_error", "param": "model", "code": None}
+            await call.body(404, (answers.JSON,), json.dumps({"error": error}).encode())
+
+    upstream.always(answer)
+    text = f"""
+version: 1
+providers:
+  vectors: {{base_url: "{upstream.url}", auth: {{type: none}}, offers: {{embedding: embeddings}}}}
+  anything: {{base_url: "{upstream.url}", auth: {{type: none}}}}
+  pictures: {{base_url: "{upstream.url}", auth: {{type: none}}, offers: {{image: images/generations}}}}
+models:
+  said: {{chain: [vectors/e]}}
+  found: {{chain: [anything/e]}}
+  neither: {{chain: [pictures/p]}}
+"""
+    found = await probe("--url", daemon(text).url)
+    told = rows(found.stdout)
+    assert found.returncode == 0, found.stdout
+    assert told["said"].endswith(" s            -         -  ok (an embedding)")
+    assert told["found"].endswith("  ok (an embedding)")
+    assert told["neither"].endswith("  not tried: neither chat nor embeddings")
+    assert found.stdout.endswith("3 models, all answer\n")
+    missing = await probe("--url", daemon(text.replace("anything/e", "anything/none")).url, "--model", "found")
+    assert missing.returncode == 1
+    assert "502 upstream_model_missing: This is not a chat model" in missing.stdout
+
+
+async def test_a_file_that_wants_a_key_says_which_flag_takes_it(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text(DEMO + "clients: {team: {key: sk-team}}\n")
+    found = await probe("--config", str(file))
+    assert found.returncode == 3
+    assert f"{file} refused to list its models: 401 invalid_api_key" in found.stderr
+    assert "--key or ROUTERD_KEY" in found.stderr
+    assert (await probe("--config", str(file), "--key", "sk-team", "--unary")).returncode == 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any
 
 from routerd.daemon.commands.syntax import CANNOT_REACH, FAILED, FINE, command, complain, count
@@ -16,12 +17,15 @@ __all__ = ["add_probe", "probe"]
 
 HEADS = ("MODEL", "TARGET", "UNARY", "FIRST TOKEN", "TOKENS/S", "VERDICT")
 BAR_CHARS = 24
+GOOD = {"embedding": "ok (an embedding)", "skipped": "not tried: neither chat nor embeddings"}
+UNSUPPORTED = "unsupported_operation"  # no target of the model offers it
+MISSING = "upstream_model_missing"  # a provider's word for a model that cannot chat, too
 
 
 def add_probe(commands: Any) -> None:
     """Declare `probe`."""
     example = "routerd probe --model 'gpt-*' --model claude --stream"
-    what = "ask every model for a few tokens, whole and streamed, and say how each did"
+    what = "ask every model for a few tokens, whole and streamed (or for an embedding), and say how each did"
     parser = command(commands, "probe", what, example, failed="a model failed", invalid="a flag or the file is wrong")
     names = "a name, or a pattern of listed names; repeatable"
     parser.add_argument("--model", action="append", default=[], metavar="M", help=names)
@@ -83,7 +87,7 @@ async def _probe(flags: Mapping[str, Any], environ: Mapping[str, str], url: str,
         if not flags["config"]:
             return await _try_all(Prober(session=session, url=url, key=key, timeout_s=timeout_s), flags)
         async with own_daemon(flags["config"], environ) as own:
-            return await _try_all(Prober(session=session, url=own, key=key, timeout_s=timeout_s), flags)
+            return await _try_all(Prober(session=session, url=own, key=key, timeout_s=timeout_s, name=flags["config"]), flags)
 
 
 async def _try_all(prober: Any, flags: Mapping[str, Any]) -> list[Any]:
@@ -99,7 +103,7 @@ async def _try_all(prober: Any, flags: Mapping[str, Any]) -> list[Any]:
 
     async def one(model: str) -> tuple[str, list[Any]]:
         async with gate:
-            results = [await prober.ask(model, mode) for mode in modes]
+            results = await _asked(prober, model, modes)
         bar.step(model)
         return model, results
 
@@ -111,6 +115,20 @@ async def _try_all(prober: Any, flags: Mapping[str, Any]) -> list[Any]:
     finally:
         bar.end()
     return [task.result() for task in tasks]
+
+
+async def _asked(prober: Any, model: str, modes: Sequence[str]) -> list[Any]:
+    """Ask a model to chat in each mode; one that refuses, for an embedding, which is told where it comes."""
+    results: list[Any] = []
+    for mode in modes:
+        results.append(await prober.ask(model, mode))
+        if not results[:-1] and (results[0].status == 400 or results[0].code == MISSING):
+            embedding = await prober.embed(model)
+            if not embedding.fault:
+                return [embedding]
+            if results[0].code == UNSUPPORTED == embedding.code:  # it is for images, speech or the like
+                return [replace(results[0], mode="skipped", fault="")]
+    return results
 
 
 class _Bar:
@@ -147,15 +165,16 @@ def _print_table(rows: Sequence[Any]) -> None:
     paint = paint_for(sys.stdout)
     for number, row in enumerate(cells):
         fixed = [row[i].ljust(width) if i < 2 else row[i].rjust(width) for i, width in enumerate(widths)]
-        role = "strong" if number == 0 else "good" if row[-1] == "ok" else "bad"
+        role = "strong" if number == 0 else "good" if row[-1].startswith("ok") else "bad"
         print("  ".join((*fixed, paint(role, row[-1]))).rstrip())
-    failed = sum(row[-1] != "ok" for row in cells[1:])
+    failed = sum(any(result.fault for result in results) for _, results in rows)
     print(f"{count(len(rows), 'model')}, {failed} failed" if failed else f"{count(len(rows), 'model')}, all answer")
 
 
 def _cells(model: str, results: Sequence[Any]) -> tuple[str, ...]:
     by_mode = {result.mode: result for result in results}
-    unary, stream = by_mode.get("unary"), by_mode.get("stream")
+    unary, stream = by_mode.get("unary") or by_mode.get("embedding"), by_mode.get("stream")
+    good = GOOD.get(results[0].mode, "ok")
     targets = ", ".join(dict.fromkeys(result.target for result in results if result.target))
     faults = dict.fromkeys(result.fault for result in results if result.fault)
     same = len(faults) == 1 and all(result.fault for result in results)
@@ -166,7 +185,7 @@ def _cells(model: str, results: Sequence[Any]) -> tuple[str, ...]:
         f"{unary.latency_s:.2f} s" if unary and not unary.fault else "-",
         f"{stream.first_token_s:.2f} s" if stream and stream.first_token_s is not None else "-",
         f"{stream.tokens_per_s:.1f}" if stream and stream.tokens_per_s is not None else "-",
-        verdict or "ok",
+        verdict or good,
     )
 
 

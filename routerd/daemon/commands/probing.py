@@ -1,7 +1,8 @@
 """Trying models as a client would: one chat request, whole or streamed, with its times; and who is asked.
 
 A model passes when it answers 200 with something to read, or with a finish where it thought for all of the few tokens it was
-given; a stream must end in good order, too. Nothing is asked twice: what a client would see is what is told.
+given; a stream must end in good order, too. One that refuses to chat is asked for an embedding, and passes when that has
+numbers. Nothing else is asked twice: what a client would see is what is told.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Unreachable(Exception):
 class Result:
     """How one request went. `fault` is empty when it went well; lengths are in seconds, None where nothing came."""
 
-    mode: str  # unary | stream
+    mode: str  # unary | stream | embedding
     status: int = 0
+    code: str = ""  # of an error
     target: str = ""
     latency_s: float = 0.0
     first_token_s: float | None = None
@@ -64,6 +66,7 @@ class Prober:
     url: str
     key: str
     timeout_s: float
+    name: str = ""  # of the daemon, where its address tells a person nothing
     clock: Callable[[], float] = field(default=time.perf_counter)
 
     async def listed(self) -> list[tuple[str, bool]]:
@@ -75,7 +78,8 @@ class Prober:
             async with asyncio.timeout(self.timeout_s), self.session.get(where, headers=fields) as answer:
                 said = await answer.json(content_type=None)
                 if answer.status != 200:
-                    raise Unreachable(f"{self.url} refused to list its models: {_said(answer.status, said)}")
+                    key = " (--key or ROUTERD_KEY: that of one of the `clients`)" if answer.status == 401 else ""
+                    raise Unreachable(f"{self.name or self.url} refused to list its models: {_said(answer.status, said)}{key}")
                 return [(str(model["id"]), model.get("owned_by") == "routerd") for model in said["data"]]
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             hint = "is the daemon running, and is this its data address?"
@@ -85,26 +89,31 @@ class Prober:
 
     async def ask(self, model: str, mode: str) -> Result:
         """Send one request and tell how it went. Raises Unreachable where nobody accepts the connection."""
-        import aiohttp
-
-        result, began_s = Result(mode), self.clock()
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": MAX_TOKENS}
         if mode == "stream":
             body.update(stream=True, stream_options={"include_usage": True})
+        return await self._sent(Result(mode), "/v1/chat/completions", body)
+
+    async def _sent(self, result: Result, path: str, body: Mapping[str, Any]) -> Result:
+        import aiohttp
+
+        began_s = self.clock()
         try:
             async with (
                 asyncio.timeout(self.timeout_s),
-                self.session.post(self.url + "/v1/chat/completions", json=body, headers=self._fields()) as answer,
+                self.session.post(self.url + path, json=body, headers=self._fields()) as answer,
             ):
                 result.status = answer.status
                 result.target = answer.headers.get("x-routerd-target", "")
                 if answer.status != 200:
                     said = _decoded(await answer.read())
-                    result.fault, result.target = _said(answer.status, said), _tried(said)
-                elif mode == "stream":
+                    result.fault, result.target, result.code = _said(answer.status, said), _tried(said), _code(said)
+                elif result.mode == "stream":
                     await self._stream(answer, result, began_s)
                 else:
-                    result.fault = "" if _speaks(_decoded(await answer.read()), "message") else "200 with nothing in it"
+                    said = _decoded(await answer.read())
+                    good = _embeds(said) if result.mode == "embedding" else _speaks(said, "message")
+                    result.fault = "" if good else "200 with nothing in it"
         except TimeoutError:
             result.fault = f"no whole answer within {self.timeout_s:g} s"
         except aiohttp.ClientConnectorError as exc:
@@ -113,6 +122,10 @@ class Prober:
             result.fault = f"the connection broke: {_why(exc)}"
         result.latency_s = self.clock() - began_s
         return result
+
+    async def embed(self, model: str) -> Result:
+        """Ask for one embedding and tell how it went."""
+        return await self._sent(Result("embedding"), "/v1/embeddings", {"model": model, "input": PROMPT})
 
     async def _stream(self, answer: aiohttp.ClientResponse, result: Result, began_s: float) -> None:
         tokens = pieces = 0
@@ -210,6 +223,14 @@ def _speaks(answer: Any, where: str) -> bool:
         return False
 
 
+def _embeds(answer: Any) -> bool:
+    """Tell whether an answer has a vector: a list of numbers, or its base64."""
+    try:
+        return bool(answer["data"][0]["embedding"])
+    except (TypeError, KeyError, IndexError):
+        return False
+
+
 def _decoded(body: bytes) -> Any:
     try:
         return json.loads(body)
@@ -227,6 +248,11 @@ def _tried(answer: Any) -> str:
     attempts = error.get("attempts") if isinstance(error, dict) else None
     tried = (one.get("target") for one in attempts or () if isinstance(one, dict))
     return ", ".join(dict.fromkeys(str(target) for target in tried if target))
+
+
+def _code(answer: Any) -> str:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return str(error.get("code") or "") if isinstance(error, dict) else ""
 
 
 def _message(answer: Any) -> str:
