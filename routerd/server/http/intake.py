@@ -18,6 +18,7 @@ from multidict import istr
 from routerd.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from routerd.graph import Client
 from routerd.policy import ClientIndex
+from routerd.server.http.plain import taken
 from routerd.server.http.protocol import ClientProtocol, Proven
 
 __all__ = ["BODY_IDLE_S", "client_of", "expect_continue", "json_body", "key_of", "next_piece", "request_id_of"]
@@ -68,22 +69,21 @@ def json_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Awaitable[b
         raise UnsupportedMediaType(
             f"The content type is {kind[:80]!r}; send JSON with 'Content-Type: application/json'."
         )
-    length = request.content_length
-    if length is not None and length > limit_bytes:
-        raise _too_large(limit_bytes)
-    content = request.content
-    if not content.is_eof():
-        return _late_body(request, limit_bytes)
     try:
-        body = content.read_nowait()
+        body = taken(request)
     except (web.RequestPayloadError, HttpProcessingError) as exc:
         raise _unreadable(exc) from exc
+    if body is None:
+        return _late_body(request, limit_bytes)
     if len(body) > limit_bytes:
         raise _too_large(limit_bytes)
     return body
 
 
 async def _late_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
+    length = request.content_length
+    if length is not None and length > limit_bytes:
+        raise _too_large(limit_bytes)
     expect_continue(request)
     try:
         async with asyncio.timeout(BODY_TOTAL_S):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -23,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from routerd.graph import Client
 from routerd.policy import ClientIndex
+from routerd.server.http.plain import ClientRequest, PlainHandler
 from routerd.upstream import Outbox
 
 __all__ = ["ClientProtocol", "ClientStream", "DataServer", "Feeder", "Proven", "Reply", "head_of"]
@@ -106,7 +106,7 @@ class Reply:
         protocol = cast(ClientProtocol, request.protocol)
         if protocol.writing_paused:
             await protocol.taken()
-        self.keep_alive = self.keep_alive and request.keep_alive
+        self.keep_alive = self.keep_alive and request.keep_alive and not protocol.closing
         head = head_of(self.status, self.fields, keep_alive=self.keep_alive)
         length = b"" if self.status == 204 else b"content-length: %d\r\n" % len(self.body)
         outbox = protocol.outbox
@@ -194,53 +194,23 @@ class ClientStream:
         return cast(web.StreamResponse, Streamed(self.keep_alive))
 
 
-class InPlace:
-    """The loop as a connection sees it, but for one thing: a handler is awaited in the connection's own task.
-
-    Below Python 3.12 aiohttp makes a task for each request, to give it a context of its own (aiohttp issue 3406). No handler here
-    changes the context, and the task costs two turns of the loop. From 3.12 on the task begins at once, by other means.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.create_future = loop.create_future
-        self.time = loop.time
-        self.call_at = loop.call_at
-
-    def create_task(self, handler: T) -> T:
-        """Return what to await."""
-        return handler
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-
-class ClientProtocol(web.RequestHandler):
+class ClientProtocol(PlainHandler):
     """One client connection. `feeder` is set while a stream runs on it."""
 
-    __slots__ = ("_in_place", "feeder", "outbox", "proven", "render_error")
+    __slots__ = ("feeder", "proven", "render_error")
 
     def __init__(
         self,
         manager: web.Server,
         *,
-        in_place: InPlace,
         outbox: Outbox,
         render_error: Callable[[web.BaseRequest, int, str], Reply],
         **kwargs: Any,
     ) -> None:
-        super().__init__(manager, **kwargs)
-        self._in_place = cast(asyncio.AbstractEventLoop, in_place)
+        super().__init__(manager, outbox=outbox, **kwargs)
         self.feeder: Feeder | None = None
-        self.outbox = outbox
         self.proven: Proven | None = None
         self.render_error = render_error
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve the connection."""
-        super().connection_made(transport)
-        if sys.version_info < (3, 12):  # its task has not begun yet
-            self._loop = self._in_place
 
     def feed(self, feeder: Feeder) -> None:
         """Let `feeder` push from now on; paused, where the client has not yet taken the answer before (it pipelines)."""
@@ -300,17 +270,16 @@ class DataServer(web.Server):
         render_error: Callable[[web.BaseRequest, int, str], Reply],
         outbox: Outbox,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        made: Any = ClientRequest  # every connection here is one of ours
+        super().__init__(handler, handler_cancellation=True, request_factory=made)
         self._outbox = outbox
         self._render_error = render_error
         self._event_loop = asyncio.get_running_loop()
-        self._in_place = InPlace(self._event_loop)
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one accepted connection."""
         return ClientProtocol(
             self,
-            in_place=self._in_place,
             outbox=self._outbox,
             render_error=self._render_error,
             loop=self._event_loop,
