@@ -27,7 +27,6 @@ __all__ = [
     "Need",
     "Settling",
     "admit",
-    "amounts_of",
     "estimate",
     "reserve",
     "spent",
@@ -41,10 +40,12 @@ OUTPUT_TOKENS = 512  # reserved for an answer whose length the client did not bo
 
 
 class Need(NamedTuple):
-    """What a request uses, or may use."""
+    """What a request uses, or may use; the rest is the same for each: it is one, and holds nothing when it is over."""
 
     tokens: int = 0
     nano_usd: int = 0
+    requests: int = 1
+    held: int = 0
 
 
 NOTHING = Need()
@@ -106,7 +107,7 @@ class Lease:
             return
         self._open = False
         bill = self.bill
-        left = bill.left((0, 1, *used)) if used is not None else self._estimated()
+        left = bill.left(used) if used is not None else self._estimated()
         self._counters.settle(bill.charges, self.taken.handles, self._amounts, left, now_s)
         if self.freed is not None and bill.held:
             self.freed()
@@ -121,15 +122,9 @@ class Lease:
 
 def reserve(counters: Counters, bill: Bill, need: Need, now_s: float) -> Lease:
     """Take every charge or none; raise BudgetExceeded for the one that makes the request wait longest."""
-    fixed = bill.fixed
-    amounts = fixed if fixed is not None else bill.amounts((0, 1, *need))
+    amounts = bill.amounts(need)
     taken = counters.take(bill.charges, amounts, now_s)
     return Lease(counters, bill, amounts, taken) if taken.refused < 0 else admit(counters, bill, amounts, taken)
-
-
-def amounts_of(bill: Bill, need: Need) -> Sequence[int]:
-    """Return what each charge of the bill takes."""
-    return bill.fixed if bill.fixed is not None else bill.amounts((0, 1, *need))
 
 
 def admit(counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) -> Lease:
@@ -144,7 +139,7 @@ def estimate(size_bytes: int, max_tokens: int | None, price: Price | None = None
     given = -(-size_bytes // BYTES_PER_TOKEN) or 1
     output = OUTPUT_TOKENS if max_tokens is None else max_tokens if max_tokens > 0 else 0
     cost = cost_nano_usd(Usage(input_tokens=given, output_tokens=output), price) if price is not None else 0
-    return _make(Need, (given + output, cost))
+    return _make(Need, (given + output, cost, 1, 0))
 
 
 def tokens_of(size_bytes: int) -> int:
@@ -155,7 +150,7 @@ def tokens_of(size_bytes: int) -> int:
 def spent(usage: Usage, price: Price | None) -> Need:
     """Return what an answer really used."""
     tokens = usage.input_tokens + usage.output_tokens
-    return _make(Need, (tokens if tokens > 0 else 0, max(0, cost_nano_usd(usage, price)) if price is not None else 0))
+    return _make(Need, (tokens if tokens > 0 else 0, max(0, cost_nano_usd(usage, price)) if price is not None else 0, 1, 0))
 
 
 def turned_away(charge: Charge, why: str) -> BudgetExceeded:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 
 from routerd.graph import Budget, Client, Credits, Graph, Provider, Route
+from routerd.messages import Taken
 
 __all__ = ["CREDITS", "EVER", "Bill", "Charge", "charges", "credit_charge", "provider_charges"]
 
@@ -21,7 +22,8 @@ CREDITS = "credits"  # what a client's credits are called where budgets have the
 EVER = "ever"  # the window of credits: it never begins anew
 
 _AT_TARGET = frozenset({"provider", "endpoint"})  # scopes that have their subject when a target is tried
-_PICKS = {"tokens": 2, "usd": 3}  # what a budget counts of (0, 1, tokens, nano-dollars) when it is taken; else 1
+_TOKENS, _USD, _REQUESTS, _HELD = range(4)  # places in a Need (`budgets`)
+_PICKS = {"tokens": _TOKENS, "usd": _USD}  # what a budget counts of a need when it is taken; else one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,20 @@ class Charge:
 class Bill:
     """The charges of one kind of request, prepared: which amounts they count, which of them are settled, held, queued for.
 
-    `amounts` and `left` pick from (0, 1, tokens, nano-dollars) what each charge takes, and what of that stays at the end.
+    `amounts` picks from what a request may use what each charge takes, `left` from what it used what stays of that at its end.
     """
 
-    __slots__ = ("amounts", "charges", "credited", "ends", "fixed", "held", "left", "queues", "settled", "told")
+    __slots__ = ("amounts", "charges", "credited", "ends", "held", "left", "lines", "queues", "settled", "told")
 
     def __init__(self, charges: Iterable[Charge], *, tell: bool = True) -> None:
+        self.lines: Callable[[Taken], str] | None = None  # writes what the client is told, where the server has prepared that
         self.charges: Sequence[Charge] = tuple(charges)
-        picks = [_PICKS.get(charge.budget.kind, 1) for charge in self.charges]
+        picks = [_PICKS.get(charge.budget.kind, _REQUESTS) for charge in self.charges]
         self.settled = tuple(i for i, charge in enumerate(self.charges) if charge.settled)
         self.held = tuple(i for i, charge in enumerate(self.charges) if charge.budget.kind == "concurrency")
         self.ends = bool(self.settled or self.held)  # whether there is anything to do when a request ends
-        self.fixed = (1,) * len(picks) if not self.settled else None  # the amounts, where they are always the same
         self.amounts = _picking(picks)
-        self.left = _picking([0 if i in self.held else pick for i, pick in enumerate(picks)])
+        self.left = _picking([_HELD if i in self.held else pick for i, pick in enumerate(picks)])
         self.credited = any(charge.calendar == EVER for charge in self.charges)
         self.queues = any(charge.budget.queue_max for charge in self.charges)
         # What a client may be told the state of: windows that count nobody but this client. None unless `tell`.

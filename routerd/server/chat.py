@@ -31,7 +31,6 @@ from routerd.messages import ModelRequest
 from routerd.plan import SESSION, Planned, RoutePlan, affinity_key
 from routerd.policy import NOTHING, Bill, Lease, estimate
 from routerd.server.budget.admission import Wanted
-from routerd.server.budget.limits import limit_lines
 from routerd.server.generation import Generation, Permit
 from routerd.server.http.intake import client_of, json_body
 from routerd.server.http.protocol import ClientProtocol, ClientStream, Reply
@@ -291,11 +290,9 @@ class ModelCall(Story):
     ) -> Lease | Awaitable[Lease] | None:
         """Take what the request is charged before it is sent on; None: nothing. `plan`: its first target is reserved, too."""
         bill = permit.bill
-        if not bill:
+        if not bill.charges:
             return None
-        need = NOTHING
-        if bill.fixed is None:
-            need = estimate(request.size_bytes, max_tokens_of(body), permit.dearest)
+        need = estimate(request.size_bytes, max_tokens_of(body), permit.dearest) if bill.settled else NOTHING
         deadline_s = permit.route.failover.deadline_s
         deadline_at_s = self._started_s + deadline_s if deadline_s is not None else float("inf")
         if plan is not None:
@@ -334,8 +331,8 @@ class ModelCall(Story):
             fields = self._tally.fields
         else:
             fields = generation.fields(self._permit.route.name if self._permit is not None else "", self._planned)
-        if lease is not None and lease.bill.told:
-            fields += limit_lines(lease.bill, lease.taken)
+        if lease is not None and lease.bill.lines is not None:
+            fields += lease.bill.lines(lease.taken)
         if self._attempts is not None and self._attempts.records:
             fields += f"x-routerd-attempts: {self._attempts_text()}\r\n"
         if self._dropped:

@@ -15,6 +15,7 @@ from routerd.graph import Client, Graph, Price, Route
 from routerd.health import View
 from routerd.plan import Planned, Resolved, Resolver
 from routerd.policy import Bill, Charge, ClientIndex, allowed, charges, dearest, provider_charges
+from routerd.server.budget.limits import lines_of
 from routerd.server.http.render import safe
 from routerd.server.shared import Shared
 from routerd.server.tally import Tally
@@ -179,7 +180,10 @@ class Generation:
         if not found:
             return NO_BILL
         self.charges.update((charge.key, charge) for charge in found)
-        return Bill(found, tell=self.graph.response_headers)
+        bill = Bill(found, tell=self.graph.response_headers)
+        if bill.told:
+            bill.lines = lines_of(bill)
+        return bill
 
     def tally(self, operation: str, route: str, client: str, planned: Planned) -> Tally:
         """Return the cells of requests of this kind."""

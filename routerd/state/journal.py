@@ -26,7 +26,7 @@ _RECORD = struct.Struct("=16sqq")
 class Journal:
     """The records of one worker. A record is named by the word of its amount; 0 is none."""
 
-    __slots__ = ("_first", "_free", "_map", "_next", "_words")
+    __slots__ = ("_first", "_free", "_keys", "_map", "_next", "_words")
 
     def __init__(self, table: Table, worker: int) -> None:
         self._map = table.memory
@@ -34,12 +34,18 @@ class Journal:
         self._first = table.journals + worker * RECORDS * RECORD_WORDS
         self._next = 1
         self._free: list[int] = []  # the last one first: few are touched
+        self._keys: dict[int, bytes] = {}  # what stands in a record already
 
     def note(self, key: bytes, stamp: int, amount: int) -> int:
         """Record a take; return the record's name."""
         at = self._free.pop() if self._free else self._place()
-        if at:
+        if self._keys.get(at) is key:
+            words = self._words
+            words[at - 1] = stamp
+            words[at] = amount
+        elif at:
             _RECORD.pack_into(self._map, 8 * (at - _AMOUNT), key, stamp, amount)
+            self._keys[at] = key
         return at
 
     def clear(self, at: int) -> None:

@@ -39,13 +39,14 @@ _make = tuple.__new__  # a NamedTuple without its slow way in
 class LocalCounters:
     """The counters as one worker sees them. One thread; any number of processes."""
 
-    __slots__ = ("_journal", "_periods", "_ready", "_table", "_unix", "_widths", "_words", "_worker")
+    __slots__ = ("_journal", "_locks", "_periods", "_ready", "_table", "_unix", "_widths", "_words", "_worker")
 
     def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time) -> None:
         if not 0 <= worker < table.workers:
             raise ValueError(f"worker {worker} of {table.workers}")
         self._table = table
         self._words = table.words
+        self._locks = table.workers > 1
         self._worker = worker
         self._journal = Journal(table, worker)
         self._unix = unix
@@ -159,7 +160,8 @@ class LocalCounters:
         More than taken is added, whatever the limit. A slot may have got another window since: what the take left there is found
         by its stamp, or stays.
         """
-        for meter, (base, stamp, record, width), was, is_used in zip(meters, handles, taken, used, strict=True):
+        for meter, handle, was, is_used in zip(meters, handles, taken, used, strict=True):
+            base, stamp, record, width = handle
             if record:
                 self._journal.clear(record)
             less = was - is_used
@@ -169,13 +171,15 @@ class LocalCounters:
                 column = base + DATA + self._worker
                 held = self._words[column]
                 self._words[column] = held - less if held > less else 0
-            elif width < 0 or less < 0 or not self._gave_back(meter.key, (base, stamp, width), less):
+            elif width < 0 or less < 0 or not self._gave_back(meter.key, handle, less):
                 self._correct(meter, stamp, less, int(now_s * 1e6))
 
-    def _gave_back(self, key: bytes, where: tuple[int, int, int], amount: int) -> bool:
+    def _gave_back(self, key: bytes, handle: Handle, amount: int) -> bool:
         """Give back to a sliding window that has the width that it had; False: it is another case."""
-        (base, stamp, width), words, table = where, self._words, self._table
-        table.lock(base)
+        base, stamp, _, width = handle
+        words, table, locks = self._words, self._table, self._locks
+        if locks:
+            lockf(table.fd, LOCK_EX, 1, base)
         try:
             found, its_width, dirty, head, total = _SLOT.unpack_from(table.memory, 8 * base)
             bucket = stamp // width
@@ -189,7 +193,8 @@ class LocalCounters:
             words[base + TOTAL] = total - amount
             return True
         finally:
-            table.unlock(base)
+            if locks:
+                lockf(table.fd, LOCK_UN, 1, base)
 
     def _correct(self, meter: Meter, stamp: int, less: int, now_us: int) -> None:
         """Correct one take in any case."""
@@ -286,7 +291,7 @@ class LocalCounters:
 
     def _lock_all(self, bases: Sequence[int], lock: Callable[[int, int], None]) -> None:
         """Lock or unlock the slots from the first to the last."""
-        if self._table.workers > 1 and any(bases):
+        if self._locks and any(bases):
             first = min(base for base in bases if base)
             lock(first, max(bases) - first + 1)
 

@@ -85,7 +85,7 @@ class Ready:
         self.span = max(bases) - min(bases) + 1
         self._table = table
         self._set = words.__setitem__
-        self._one = len(bases) == 1 and not columns
+        self._one = len(bases) == 1
         self._columns = tuple(columns)
         self._limits = tuple(meter.limit for meter in meters)
         self._places = tuple(places)
@@ -98,15 +98,17 @@ class Ready:
         table = self._table
         if self._states_of(table.memory) != self._states:
             return None
-        if self._one:
+        words, columns = table.words, self._columns
+        if self._one:  # no tuple of values, which is faster
             (place,), (limit,) = self._places, self._limits
-            value = table.words[place] + amounts[0]
-            if value > limit:
+            mine = words[place] + amounts[0]
+            total = mine if not columns else sum(table.columns_of(table.memory, columns[0][1])) + amounts[0]
+            if total > limit:
                 return None
-            table.words[place] = value
-            return (value,)
-        used = values = (*map(add, self._values_of(table.words), amounts),)
-        if self._columns:
+            words[place] = mine
+            return (total,)
+        used = values = (*map(add, self._values_of(words), amounts),)
+        if columns:
             used = self._with_others(values, amounts)
         if not all(map(le, used, self._limits)):
             return None

@@ -17,7 +17,7 @@ from routerd.errors import BudgetExceeded, ErrorType, Forbidden, RequestError
 from routerd.graph import Client, Graph, Price, Route
 from routerd.messages import ModelRequest, Taken
 from routerd.plan import SESSION, Planned, Resolved, Resolver, RoutePlan, ThoughtAway, affinity_key
-from routerd.policy import Bill, Charge, Need, allowed, amounts_of, charges, dearest, estimate, provider_charges, reserve
+from routerd.policy import Bill, Charge, Need, allowed, charges, dearest, estimate, provider_charges, reserve
 from routerd.wire import apply_params, encode_body, parse_request, prepare_body
 from routerd.wire.openai.body import max_tokens_of
 
@@ -158,7 +158,7 @@ def refusals(asked: Sequence[Charge], question: Question, route: Route, price: P
 
 def reserved(charge: Charge, question: Question, route: Route, price: Price | None) -> int:
     """Return what the request takes of a charge before it is known what it uses, in the unit of the budget."""
-    return amounts_of(Bill((charge,)), _need(question, route, price))[0]
+    return Bill((charge,)).amounts(_need(question, route, price))[0]
 
 
 def _need(question: Question, route: Route, price: Price | None) -> Need:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 from routerd.errors import BudgetExceeded, StateUnavailable
 from routerd.messages import Taken
 from routerd.observe import Metrics
-from routerd.policy import Bill, Charge, Counters, Lease, Need, admit, amounts_of, reserve, turned_away
+from routerd.policy import Bill, Charge, Counters, Lease, Need, admit, reserve, turned_away
 from routerd.server.budget.limits import limit_fields
 from routerd.state import RemoteCounters, StateLost
 
@@ -105,9 +105,10 @@ class Admission:
         if self._remote is not None:
             return self._reserve_remotely(bill, need, deadline_at_s)
         try:
-            return self._taken(bill, need)
+            lease = reserve(self._counters, bill, need, time.monotonic())
         except BudgetExceeded as exc:
             return self._wait_after(bill, need, deadline_at_s, exc)
+        return self._noted(bill, lease) if bill.queues or lease.taken.over else lease
 
     @property
     def asks_a_server(self) -> bool:
@@ -124,7 +125,7 @@ class Admission:
         bill, need = request
         if not any(charge.key in self._lines for charge in joint.charges):
             try:
-                amounts = (*amounts_of(bill, need), *amounts_of(*target))
+                amounts = (*bill.amounts(need), *target[0].amounts(target[1]))
                 first, second = (await self._asked(joint, amounts)).split(bill, target[0])
                 return self._noted(bill, first), self._noted(target[0], second)
             except BudgetExceeded as exc:
@@ -135,7 +136,7 @@ class Admission:
 
     async def _reserve_remotely(self, bill: Bill, need: Need, deadline_at_s: float) -> Lease:
         try:
-            return self._noted(bill, await self._asked(bill, amounts_of(bill, need)))
+            return self._noted(bill, await self._asked(bill, bill.amounts(need)))
         except BudgetExceeded as exc:
             return await self._wait_after(bill, need, deadline_at_s, exc)
 
@@ -157,9 +158,6 @@ class Admission:
         for name, depth in depths.items():
             self._metrics.gauge("routerd_budget_queue_depth", name).set(depth)
         self._depths = set(depths)
-
-    def _taken(self, bill: Bill, need: Need) -> Lease:
-        return self._noted(bill, reserve(self._counters, bill, need, time.monotonic()))
 
     async def _asked(self, bill: Bill, amounts: Sequence[int]) -> Lease:
         """Take from the counters that hosts share, or do what is to be done without them."""
@@ -229,8 +227,8 @@ class Admission:
                 continue
             try:
                 if self._remote is None:
-                    return self._taken(bill, need)
-                return self._noted(bill, await self._asked(bill, amounts_of(bill, need)))
+                    return self._noted(bill, reserve(self._counters, bill, need, time.monotonic()))
+                return self._noted(bill, await self._asked(bill, bill.amounts(need)))
             except BudgetExceeded as exc:
                 refuser = _refuser(bill, exc)
                 if not refuser.budget.queue_max or exc.retry_after_s is None or self._loop.time() >= until_s:

@@ -7,9 +7,9 @@ the one with the least remaining is shown. Tokens remaining count this request a
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Protocol
 
 from routerd.graph import Budget
@@ -18,7 +18,7 @@ from routerd.observe import Metrics
 from routerd.policy import Bill, Charge
 from routerd.state import period
 
-__all__ = ["UsedRatio", "limit_fields", "limit_lines"]
+__all__ = ["UsedRatio", "limit_fields", "lines_of"]
 
 LOOKS = 500  # counters looked at in one call: below a millisecond
 MOST_SEEN = 20_000
@@ -26,16 +26,29 @@ MOST_SEEN = 20_000
 
 def limit_fields(bill: Bill, taken: Taken) -> dict[str, str]:
     """Return the header fields for the budgets of this bill that its client may see; none without such budgets."""
-    lines = limit_lines(bill, taken).split("\r\n")[:-1]
+    lines = lines_of(bill)(taken).split("\r\n")[:-1]
     return {name: value for name, _, value in (line.partition(": ") for line in lines)}
 
 
-def limit_lines(bill: Bill, taken: Taken) -> str:
-    """Return the same as header lines, for every answer: each ends with CRLF."""
-    if len(bill.told) == 1:
-        (i,) = bill.told
-        charge = bill.charges[i]
-        return _lines(charge.budget.kind, max(0, charge.limit - taken.used[i]), charge)
+def lines_of(bill: Bill) -> Callable[[Taken], str]:
+    """Return what writes the same as lines of a head, for every answer: each ends with CRLF."""
+    if len(bill.told) != 1 or bill.charges[bill.told[0]].calendar:
+        return partial(_lines_of_all, bill)
+    (i,) = bill.told
+    charge = bill.charges[i]
+    limit = charge.limit
+    begin, used_up = _begin(charge.budget.kind, charge), _lines(charge.budget.kind, 0, charge)
+    end = used_up[len(begin) + 1 :]
+
+    def lines(taken: Taken) -> str:
+        remaining = limit - taken.used[i]
+        return f"{begin}{remaining}{end}" if 0 <= remaining < limit else _lines_of_all(bill, taken)
+
+    return lines
+
+
+def _lines_of_all(bill: Bill, taken: Taken) -> str:
+    """Write them in every case; what is prepared is for one sliding window, of which some is used and some left."""
     least: dict[str, tuple[int, Charge]] = {}
     for i in bill.told:
         charge = bill.charges[i]
@@ -47,10 +60,11 @@ def limit_lines(bill: Bill, taken: Taken) -> str:
 
 
 def _lines(kind: str, remaining: int, charge: Charge) -> str:
-    return (
-        f"x-ratelimit-limit-{kind}: {charge.limit}\r\nx-ratelimit-remaining-{kind}: {remaining}\r\n"
-        f"x-ratelimit-reset-{kind}: {_reset(charge, remaining)}\r\n"
-    )
+    return _begin(kind, charge) + f"{remaining}\r\nx-ratelimit-reset-{kind}: {_reset(charge, remaining)}\r\n"
+
+
+def _begin(kind: str, charge: Charge) -> str:
+    return f"x-ratelimit-limit-{kind}: {charge.limit}\r\nx-ratelimit-remaining-{kind}: "
 
 
 def _reset(charge: Charge, remaining: int) -> str:
@@ -63,7 +77,7 @@ def _reset(charge: Charge, remaining: int) -> str:
     return _length(max(1, round(charge.window_s)))
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def _length(length_s: int) -> str:
     hours, rest = divmod(length_s, 3600)
     minutes, seconds = divmod(rest, 60)

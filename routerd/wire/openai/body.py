@@ -306,10 +306,10 @@ def max_tokens_of(body: Mapping[str, Any]) -> int | None:
     """Return how many tokens the answer may have, or None where nobody said, for the reservation of token budgets."""
     for key in _LIMIT_TWINS:
         value = body.get(key)
-        if isinstance(value, msgspec.Raw):
+        if value.__class__ is msgspec.Raw:
             value = _small_value(value)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return min(value, MAX_RESERVED_TOKENS)
+        if value.__class__ is int and value >= 0:  # no bool
+            return value if value < MAX_RESERVED_TOKENS else MAX_RESERVED_TOKENS
     return None
 
 
