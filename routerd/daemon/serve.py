@@ -37,6 +37,7 @@ from routerd.observe import Metrics
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from routerd.daemon.workers.generation import Package
     from routerd.state import Board, LocalCounters
 
 __all__ = ["serve"]
@@ -209,10 +210,16 @@ def _announce(control: Control, listen: str, admin: str) -> None:
         say("%s", ready)
     else:
         print(ready, file=sys.stderr, flush=True)
-    if serving.models and serving.open and settings.log_format == "text":
-        model = "demo" if "demo" in serving.models else serving.models[0]
-        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]})
-        print(f"curl {listen}/v1/chat/completions -H 'content-type: application/json' -d '{body}'", flush=True)
+    if serving.models and settings.log_format == "text":
+        print(_curl(listen, serving), flush=True)
+
+
+def _curl(listen: str, serving: Package) -> str:
+    """Return a line to try it with: it streams, and asks for a key where one is needed."""
+    model = "demo" if "demo" in serving.models else serving.models[0]
+    body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}]})
+    key = "" if serving.open else ' -H "authorization: Bearer $KEY"'  # KEY: of a client in the file
+    return f"curl -N {listen}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
 
 @contextlib.contextmanager

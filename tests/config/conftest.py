@@ -35,3 +35,15 @@ def problems_of(load_text: LoadText) -> Callable[..., list[str]]:
         return [f"{p.line}:{p.column} {p.code} {p.message}" for p in caught.value.problems]
 
     return run
+
+
+@pytest.fixture
+def hints_of(load_text: LoadText) -> Callable[..., list[str]]:
+    """Like problems_of, for what the problems advise."""
+
+    def run(text: str | bytes, **environ: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load_text(text, **environ)
+        return [p.hint for p in caught.value.problems]
+
+    return run

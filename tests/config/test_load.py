@@ -291,3 +291,30 @@ def test_the_default_overflow_is_of_models_that_say_nothing_and_has_their_timeou
     labels = {name: [[target.label for target in step.targets] for step in route.overflow] for name, route in routes.items()}
     assert labels == {"a": [["demo/long"], ["demo/y", "demo/z"]], "b": [], "c": [["demo/own"]]}
     assert routes["a"].overflow[0].targets[0].timeouts.idle_s == 5.0
+
+
+def test_a_preset_that_is_taken_for_a_dialect_is_told_its_key(hints_of: Callable[..., list[str]]) -> None:
+    text = "version: 1\nproviders:\n  gpu: {dialect: vllm, base_url: 'http://a/v1'}\nmodels: {m: {chain: [gpu/x]}}\n"
+    assert hints_of(text) == ["write `preset: vllm`, which has its dialect and more"]
+
+
+def test_a_variable_that_a_running_daemon_cannot_see_is_told_so(hints_of: Callable[..., list[str]]) -> None:
+    (hint,) = hints_of("version: 1\nproviders:\n  gpu: {base_url: '${NOT_SET}'}\nmodels: {m: {chain: [gpu/x]}}\n")
+    assert hint == "set it where the daemon starts (a running one does not see it), or give it a default: ${NOT_SET:-}"
+
+
+@pytest.mark.parametrize(
+    ("provider", "warned"),
+    [
+        ("base_url: 'http://gpu:8000'", "write http://gpu:8000/v1; or http://gpu:8000/ if nothing is missing"),
+        ("base_url: 'http://gpu:8000/', auth: {type: none}", ""),
+        ("base_url: 'http://gpu:8000/v1'", ""),
+        ("preset: vllm, base_url: 'http://gpu:8000'", ""),
+        ("dialect: ollama, base_url: 'http://gpu:11434'", ""),
+        ("base_url: 'http://gpu:8000', offers: {chat: v1/chat/completions}", ""),
+        ("endpoints: [{name: a, url: 'http://gpu/v1'}, {name: b, url: 'http://gpu'}]", "write http://gpu/v1; or http://gpu/ if nothing is missing"),
+    ],
+)
+def test_a_base_url_that_ends_at_the_host_is_a_warning(load_text: LoadText, provider: str, warned: str) -> None:
+    loaded = load_text(f"version: 1\nproviders:\n  gpu: {{{provider}}}\nmodels: {{m: {{chain: [gpu/x]}}}}\n")
+    assert [(one.code, one.hint) for one in loaded.warnings] == ([("no-path", warned)] if warned else [])

@@ -116,6 +116,13 @@ def test_a_variable_inside_brackets_gets_its_own_hint(problems_of: Problems) -> 
     assert problems_of("version: 1\nx-a: [a, ${V}]\n") == ["2:10 unquoted-variable ${...} inside {} or [] needs quotes"]
 
 
+def test_a_line_that_is_deeper_than_its_neighbour_is_told_both_indents(hints_of: Problems) -> None:
+    """libyaml says "mapping values are not allowed in this context" of the line below the mistake."""
+    text = "version: 1\nproviders:\n  gpu:\n   preset: vllm\n\n    base_url: http://a/v1\n"
+    assert hints_of(text) == ["it is indented by 4, line 4 above it by 3: keys of one block begin in the same column"]
+    assert hints_of("version: 1\nx-a: b: c\n") == ["a text with `: ` in it needs quotes; otherwise look at the indentation"]
+
+
 def test_a_merged_value_keeps_its_own_position(problems_of: Problems) -> None:
     found = problems_of(HEAD + "x-m: &m\n  timeouts: {connect: 5}\nmodels:\n  a:\n    <<: *m\n    chain: [demo/a]\n")
     assert found[0].startswith("5:23 wrong-type")

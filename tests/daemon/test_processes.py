@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 
 import pytest
@@ -245,3 +247,22 @@ async def models(running: Daemon) -> bytes:
     answer = await reader.read()
     writer.close()
     return answer
+
+
+@pytest.mark.parametrize(("text", "fields"), [(DEMO, {}), (KEYED, {"Authorization": "Bearer $KEY"})], ids=["open", "keyed"])
+async def test_the_line_to_try_streams_and_has_a_place_for_the_key(daemon: Start, text: str, fields: dict[str, str]) -> None:
+    running = daemon(text)
+    line = await asyncio.to_thread(running.process.wait_line, lambda line: line.startswith("curl "))
+    words = shlex.split(line)
+    assert words[1] == "-N"  # as it comes
+    named = dict(words[i + 1].split(": ", 1) for i, word in enumerate(words) if word == "-H")
+    assert {name.title(): value for name, value in named.items()} == {**fields, "Content-Type": "application/json"}
+    sent = {name: value.replace("$KEY", "abc") for name, value in named.items()}
+    request = urllib.request.Request(words[2], words[-1].encode(), sent)
+
+    def ask() -> bytes:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            body: bytes = answer.read()
+        return body
+
+    assert (await asyncio.to_thread(ask)).endswith(b"data: [DONE]\n\n")

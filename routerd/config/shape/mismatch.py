@@ -13,6 +13,7 @@ from typing import Any
 
 from routerd.config.report import Report, did_you_mean
 from routerd.config.shape.schema import Schema
+from routerd.config.source.presets import preset_names
 from routerd.config.tree import Path, describe
 
 Error = Any  # jsonschema.ValidationError; importing it here would cost every start 0.1 s
@@ -133,6 +134,8 @@ class _Writer:
     def _not_one_of(self, error: Error, path: Path) -> None:
         words = [str(word) for word in error.schema["enum"]]
         hint = did_you_mean(str(error.instance), words) if self._tree.raw_text(path) is None else ""
+        if path[-1:] == ("dialect",) and str(error.instance) in preset_names():
+            hint = f"write `preset: {error.instance}`, which has its dialect and more"
         message = f"{self._got(error, path)} is not {_title(error)}: known are {', '.join(words)}"
         self._add("unknown-value", path, message, hint)
 

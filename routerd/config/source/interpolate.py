@@ -152,7 +152,7 @@ class _Walk:
             self._report.hide(value, f"${{{name}}}")
         if not rest:
             if value is None:
-                hint = f"set it, or give it a default: ${{{name}:-}}"
+                hint = f"set it where the daemon starts (a running one does not see it), or give it a default: ${{{name}:-}}"
                 raise _Bad("unset-variable", f"the environment variable {name} is not set", at, hint)
             return value
         usable = value is not None and not (rest.startswith(":") and value == "")

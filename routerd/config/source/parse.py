@@ -321,7 +321,21 @@ class _Builder:
         indent = source[: len(source) - len(source.lstrip())]
         if "tab" in problem or "\t" in indent or source[column - 1 : column] == "\t":
             return _Fatal("tab", origin, "a tab where YAML wants spaces", "indent with spaces")
-        return _Fatal("bad-yaml", origin, problem + where, _syntax_hint(problem, source, column))
+        hint = self._stairs(problem, line, source) or _syntax_hint(problem, source, column)
+        return _Fatal("bad-yaml", origin, problem + where, hint)
+
+    def _stairs(self, problem: str, line: int, source: str) -> str:
+        """Say that a line is deeper than the one above, which has its value already: libyaml takes the two for one text."""
+        above = next((number for number in range(line - 1, 0, -1) if self._text(number).strip()), 0)
+        if "mapping values are not allowed" not in problem or not _ENTRY.match(source) or not _WHOLE.match(self._text(above)):
+            return ""
+        deep, before = (len(text) - len(text.lstrip()) for text in (source, self._text(above)))
+        if deep <= before:
+            return ""
+        return f"it is indented by {deep}, line {above} above it by {before}: keys of one block begin in the same column"
+
+    def _text(self, line: int) -> str:
+        return self._tree.files[self._name].line(line) if line else ""
 
 
     def _unclosed(self, exc: yaml.MarkedYAMLError, line: int) -> _Fatal | None:
@@ -345,6 +359,8 @@ class _Builder:
         return _Fatal("not-closed", Origin(self._name, line, column), f"this {what} is not closed: {why}", _CLOSED_BY[opens])
 
 
+_ENTRY = re.compile(r"\s*[\w-]+:(\s|$)")
+_WHOLE = re.compile(r"\s*[\w-]+:\s+[^\s#|>&{\[]")
 _QUOTES = ('"', "'")
 _CLOSED_BY = {
     "[": "write the ] that is missing, or a comma between two items",

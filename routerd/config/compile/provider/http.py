@@ -30,6 +30,15 @@ def base_url(build: Build, path: Path, text: str, *, whole: bool = False) -> str
     return f"{scheme.lower()}://{rest.rstrip('/')}"
 
 
+def api_url(build: Build, path: Path, text: str) -> str:
+    """Return a base URL of OpenAI's API that no preset vouches for; warn where it ends at the host, as few of them do."""
+    found = _URL.fullmatch(text)
+    if found is not None and found.group(2) and not found.group(3):
+        hint = f"write {text}/v1; or {text}/ if nothing is missing"
+        build.warn(path, "no-path", "the base URL ends at the host; nearly all servers have OpenAI's API below /v1", hint)
+    return base_url(build, path, text)
+
+
 def _url_fault(text: str, *, whole: bool) -> tuple[str, str]:
     found = _URL.fullmatch(text)
     if found is None:

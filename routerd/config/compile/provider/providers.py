@@ -174,7 +174,7 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
             hint = "for example `base_url: https://api.example.com/v1`"
             build.error(path, "no-endpoint", "a provider needs a base_url or endpoints", hint, at_key=True)
             return ()
-        url = http.base_url(build, (*path, "base_url"), body["base_url"], whole=dialect == "template")
+        url = _url(build, (*path, "base_url"), body["base_url"], (body, dialect))
         return (Endpoint(name=provider, provider=provider, url=url, connections=_connections(build, path, body, Connections())),)
     if "base_url" in body:
         message = "`endpoints` have URLs of their own"
@@ -187,7 +187,7 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
             Endpoint(
                 name=one["name"],
                 provider=provider,
-                url=http.base_url(build, (*here, "url"), one["url"], whole=dialect == "template"),
+                url=_url(build, (*here, "url"), one["url"], (body, dialect)),
                 weight=int(one.get("weight", 1)),
                 max_concurrent=int(one["max_concurrent"]) if "max_concurrent" in one else None,
                 connections=_connections(build, here, one, connections),
@@ -197,6 +197,13 @@ def _endpoints(build: Build, path: Path, provider: str, body: Mapping[str, Any],
     if not any(endpoint.weight for endpoint in out):
         build.error((*path, "endpoints"), "zero-weights", "all weights are 0: no endpoint would be asked", at_key=True)
     return tuple(out)
+
+
+def _url(build: Build, path: Path, text: str, of: tuple[Mapping[str, Any], str]) -> str:
+    body, dialect = of
+    if dialect == "openai" and "offers" not in body:  # a preset knows its paths, and whoever writes `offers` does
+        return http.api_url(build, path, text)
+    return http.base_url(build, path, text, whole=dialect == "template")
 
 
 def _connections(build: Build, path: Path, body: Mapping[str, Any], base: Connections) -> Connections:
