@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from routerd.errors import BudgetExceeded, CreditsExhausted
 from routerd.graph import Price
 from routerd.messages import Handle, Taken, Usage
@@ -74,21 +76,18 @@ class Counters(Settling, Protocol):
         """Return what is used now."""
 
 
-class Lease:
+class Lease(msgspec.Struct):
     """What one reservation holds, until it is closed, which is to be done whatever happens; only the first time counts.
 
     `freed` is called when concurrency was given back: somebody may wait for it.
     """
 
-    __slots__ = ("_amounts", "_counters", "_open", "bill", "freed", "taken")
-
-    def __init__(self, counters: Settling, bill: Bill, amounts: Sequence[int], taken: Taken) -> None:
-        self._counters = counters
-        self._amounts = amounts
-        self._open = bill.ends
-        self.bill = bill
-        self.taken = taken
-        self.freed: Callable[[], None] | None = None
+    _counters: Settling
+    bill: Bill
+    _amounts: Sequence[int]
+    taken: Taken
+    freed: Callable[[], None] | None = None
+    _closed: bool = False
 
     def split(self, first: Bill, second: Bill) -> tuple[Lease, Lease]:
         """Return two leases in the place of this one, which is on the charges of `first` and then those of `second`."""
@@ -103,10 +102,10 @@ class Lease:
 
     def close(self, used: Need | None, now_s: float) -> None:
         """Give concurrency back, and put what was used in the place of the estimate: NOTHING gives all back; None: it stays."""
-        if not self._open:
-            return
-        self._open = False
         bill = self.bill
+        if self._closed or not bill.ends:
+            return
+        self._closed = True
         left = bill.left(used) if used is not None else self._estimated()
         self._counters.settle(bill.charges, self.taken.handles, self._amounts, left, now_s)
         if self.freed is not None and bill.held:

@@ -88,14 +88,13 @@ class LocalCounters:
             return self._take_slowly(meters, amounts, int(now_s * 1e6))
         if ready.until_unix_s and self._unix() >= ready.until_unix_s:
             return self._take_slowly(meters, amounts, int(now_s * 1e6))
-        if ready.lock:
-            lockf(self._table.fd, LOCK_EX, ready.span, ready.lock)
-            try:
-                used = ready.add(amounts)
-            finally:
-                lockf(self._table.fd, LOCK_UN, ready.span, ready.lock)
-        else:
+        for first, span in ready.locks:
+            lockf(self._table.fd, LOCK_EX, span, first)
+        try:
             used = ready.add(amounts)
+        finally:
+            for first, span in ready.locks:
+                lockf(self._table.fd, LOCK_UN, span, first)
         if used is None:
             return self._take_slowly(meters, amounts, int(now_s * 1e6))
         handles: Sequence[Handle] = ready.handles
@@ -160,23 +159,21 @@ class LocalCounters:
         More than taken is added, whatever the limit. A slot may have got another window since: what the take left there is found
         by its stamp, or stays.
         """
-        for meter, handle, was, is_used in zip(meters, handles, taken, used, strict=True):
-            base, stamp, record, width = handle
+        for i, (base, stamp, record, width) in enumerate(handles):
             if record:
                 self._journal.clear(record)
-            less = was - is_used
+            less = taken[i] - used[i]
             if not less or not base:
                 continue
             if not width:  # no lock: a column has one writer, and while it is not 0, its slot stays where it is
                 column = base + DATA + self._worker
                 held = self._words[column]
                 self._words[column] = held - less if held > less else 0
-            elif width < 0 or less < 0 or not self._gave_back(meter.key, handle, less):
-                self._correct(meter, stamp, less, int(now_s * 1e6))
+            elif width < 0 or less < 0 or not self._gave_back(meters[i].key, base, stamp, width, less):
+                self._correct(meters[i], stamp, less, int(now_s * 1e6))
 
-    def _gave_back(self, key: bytes, handle: Handle, amount: int) -> bool:
+    def _gave_back(self, key: bytes, base: int, stamp: int, width: int, amount: int) -> bool:
         """Give back to a sliding window that has the width that it had; False: it is another case."""
-        base, stamp, _, width = handle
         words, table, locks = self._words, self._table, self._locks
         if locks:
             lockf(table.fd, LOCK_EX, 1, base)
@@ -272,28 +269,24 @@ class LocalCounters:
         return dropped
 
     def _lock(self, meters: Sequence[Meter], now_us: int) -> list[int]:
-        """Return the slots of all meters, 0 where the table is full; they are locked from the first to the last."""
+        """Return the locked slots of all meters, 0 where the table is full."""
         table = self._table
         for _ in range(TRIES):
             bases = [table.find(meter.key) or self._insert(meter, now_us) for meter in meters]
-            self._lock_all(bases, table.lock)
+            for first, span in table.ranges(filter(None, bases)):
+                table.lock(first, span)
             taken_over = [m.key for m, base in zip(meters, bases, strict=True) if base and not table.holds(base, m.key)]
             if not taken_over:
                 return bases
-            self._lock_all(bases, table.unlock)
+            self._unlock(bases)
             for key in taken_over:
                 table.forget(key)
         self._words[OVERFLOWS] += 1
         return [0] * len(meters)
 
     def _unlock(self, bases: Sequence[int]) -> None:
-        self._lock_all(bases, self._table.unlock)
-
-    def _lock_all(self, bases: Sequence[int], lock: Callable[[int, int], None]) -> None:
-        """Lock or unlock the slots from the first to the last."""
-        if self._locks and any(bases):
-            first = min(base for base in bases if base)
-            lock(first, max(bases) - first + 1)
+        for first, span in self._table.ranges(filter(None, bases)):
+            self._table.unlock(first, span)
 
     def _insert(self, meter: Meter, now_us: int) -> int:
         return self._table.insert(meter.key, self._form(meter), lambda base: self._idle(base, now_us))

@@ -18,6 +18,7 @@ from routerd.state.table import DATA, HEAD, TOTAL, WIDTH, Table
 
 __all__ = ["Meter", "Ready"]
 
+
 class Meter(Protocol):
     """What is counted: a 16-byte digest of the identity, and the limit and window as the configuration has them now.
 
@@ -52,7 +53,7 @@ class Ready:
 
     __slots__ = (
         "_columns", "_limits", "_one", "_places", "_set", "_states", "_states_of", "_table", "_values_of",
-        "handles", "lock", "meters", "settled", "span", "until_s", "until_unix_s",
+        "handles", "locks", "meters", "settled", "until_s", "until_unix_s",
     )  # fmt: skip
 
     def __init__(self, table: Table, worker: int, meters: Sequence[Meter], bases: Sequence[int], unix_s: float) -> None:
@@ -81,8 +82,7 @@ class Ready:
         self.until_s = (until_us - 1) / 1e6  # on the clock of sliding windows; a microsecond before, for the rounding of floats
         self.handles = tuple(handles)
         self.settled = tuple(settled)
-        self.lock = min(bases) if table.workers > 1 else 0  # the first word of the locked range; 0: no lock
-        self.span = max(bases) - min(bases) + 1
+        self.locks = table.ranges(bases)
         self._table = table
         self._set = words.__setitem__
         self._one = len(bases) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,11 +22,11 @@ from routerd.errors import (
     RequestError,
     UpstreamError,
 )
-from routerd.graph import Auth, Backoff, ColdRule, ColdStart, Failover, Graph, Params, Retry, Route, Secret, Timeouts
+from routerd.graph import Auth, Backoff, Budget, ColdRule, ColdStart, Failover, Graph, Params, Retry, Route, Secret, Timeouts
 from routerd.health import Health, View
-from routerd.messages import ModelRequest, Usage
+from routerd.messages import ModelRequest, Taken, Usage
 from routerd.plan import Planned, RoutePlan
-from routerd.policy import Lease, Need
+from routerd.policy import Bill, Charge, Lease
 from routerd.state import Board
 from routerd.upstream import Sink
 from routerd.wire.openai.dialect import OpenAIDialect
@@ -53,14 +53,19 @@ def streams(*events: bytes) -> Callable[[Sink], None]:
     return whole(200, b"".join(events), STREAM)
 
 
-class FakeLease(Lease):
-    """Notes what happened to it."""
+TOKENS = Bill([Charge(Budget(name="t", kind="tokens", limit=1000, window_s=60.0), "")])
+RESERVED = 99
+
+
+class Held:
+    """Counters of one lease on tokens: they note what of it stays when it is closed."""
 
     def __init__(self) -> None:
-        self.calls: list[Any] = []
+        self.calls: list[int] = []
+        self.lease = Lease(self, TOKENS, (RESERVED,), Taken(((1,),)))
 
-    def close(self, used: Need | None, now_s: float) -> None:
-        self.calls.append(used.tokens if used is not None else "estimated")
+    def settle(self, _charges: object, _handles: object, _taken: object, used: Sequence[int], _now_s: float, /) -> None:
+        self.calls.append(used[0])
 
 
 class Talk:
@@ -72,7 +77,7 @@ class Talk:
         self.script = Script(asked, self.clock, asyncio.get_running_loop(), plays)
         self.health: View = Health(Board.private()).reconcile(self.graph, START_S)
         self.waits = False
-        self.leases: list[FakeLease] = []
+        self.leases: list[Held] = []
         self.full: set[str] = set()  # providers whose own budget is used up
         self.slept: list[float] = []
         compiled, rng = RoutePlan(self.graph, asked), random.Random(1)
@@ -86,13 +91,13 @@ class Talk:
             reserve=self.reserve,  # type: ignore[arg-type]
         )
 
-    def reserve(self, planned: Planned, deadline_at_s: float) -> FakeLease | Awaitable[FakeLease]:
+    def reserve(self, planned: Planned, deadline_at_s: float) -> Lease | Awaitable[Lease]:
         if planned.provider.name in self.full:
             raise BudgetExceeded(f"{planned.provider.name} is used up", retry_after_s=7.0)
-        self.leases.append(FakeLease())
-        return self.later(self.leases[-1]) if self.waits else self.leases[-1]
+        self.leases.append(Held())
+        return self.later(self.leases[-1].lease) if self.waits else self.leases[-1].lease
 
-    async def later(self, lease: FakeLease) -> FakeLease:
+    async def later(self, lease: Lease) -> Lease:
         await asyncio.sleep(0)
         return lease
 
@@ -494,7 +499,7 @@ async def test_what_one_dialect_cannot_say_goes_to_the_next_target(talk: Make, m
     assert alone.nothing_is_held()
 
 
-@pytest.mark.parametrize(("tokens", "calls"), [(14, [14]), (None, ["estimated"])])
+@pytest.mark.parametrize(("tokens", "calls"), [(14, [14]), (None, [RESERVED])])
 async def test_a_good_answer_keeps_its_lease_until_finish(talk: Make, tokens: int | None, calls: list[Any]) -> None:
     t = talk(route("m", "a/x", "b/y"), {"a": [says(500)], "b": [GOOD]})
     answer = await t.attempts.run()
@@ -509,7 +514,7 @@ async def test_a_reservation_that_waits_is_waited_for(talk: Make) -> None:
     t = talk(route("m", "a/x"), {"a": [GOOD]})
     t.waits = True
     answer = await t.attempts.run()
-    assert answer.lease is t.leases[0]
+    assert answer.lease is t.leases[0].lease
 
 
 # ── streams ──

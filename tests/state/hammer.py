@@ -31,18 +31,30 @@ def say(*values: object) -> None:
 
 def one_budget(counters: LocalCounters) -> None:
     """Take from one budget of 100, far more often than it allows."""
-    budget = Budget("one", 100)
-    say(sum(counters.take([budget], [1], time.monotonic()).refused < 0 for _ in range(1000)))
+    meters = (Budget("one", 100),)
+    say(sum(counters.take(meters, [1], time.monotonic()).refused < 0 for _ in range(1000)))
 
 
 def crossed(counters: LocalCounters) -> None:
     """Take from two budgets at once, every second time in the other order."""
     a, b = Budget("a", 150), Budget("b", 100)
+    pairs = (a, b), (b, a)
     taken = 0
     for i in range(1000):
-        pair = [a, b] if i % 2 else [b, a]
-        taken += counters.take(pair, [1, 1], time.monotonic()).refused < 0
+        taken += counters.take(pairs[i % 2], [1, 1], time.monotonic()).refused < 0
     say(taken)
+
+
+def held(counters: LocalCounters) -> None:
+    """Take a slot beside windows and give it back; say how often more were in use than there are, and how often it had one."""
+    meters, seen, had = (Budget("slots", 2, 0.0), Budget("wide", 10**9), Budget("tokens", 10**9, settled=True)), 0, 0
+    for _ in range(2000):
+        taken = counters.take(meters, [1, 1, 5], time.monotonic())
+        if taken.refused < 0:
+            had += 1
+            seen += taken.used[0] > 2
+            counters.settle(meters, taken.handles, [1, 1, 5], [0, 1, 3], time.monotonic())
+    say(seen, had)
 
 
 def many_keys(counters: LocalCounters) -> None:
@@ -69,16 +81,16 @@ def keep_lock(counters: LocalCounters) -> None:
 
 def endless(counters: LocalCounters) -> None:
     """Take and settle until killed, somewhere in the middle."""
-    budget = Budget("one", 10**15, settled=True)
+    meters = (Budget("one", 10**15, settled=True),)
     say("running")
     while True:
         now_s = time.monotonic()
-        taken = counters.take([budget], [10], now_s)
-        counters.settle([budget], [taken.handles[0]], [10], [7], now_s)
+        taken = counters.take(meters, [10], now_s)
+        counters.settle(meters, taken.handles, [10], [7], now_s)
 
 
 if __name__ == "__main__":
-    modes = {f.__name__: f for f in (one_budget, crossed, many_keys, hold, keep_lock, endless)}
+    modes = {f.__name__: f for f in (one_budget, crossed, held, many_keys, hold, keep_lock, endless)}
     used = LocalCounters.attach(int(sys.argv[1]), worker=int(sys.argv[2]))
     say("ready")
     sys.stdin.readline()

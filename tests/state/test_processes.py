@@ -1,4 +1,4 @@
-"""Rules that need real processes: exact over four of them, nothing left behind by a killed one."""
+"""Rules that need real processes: exact over all of them, nothing left behind by a killed one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 
 from routerd.state import LocalCounters
+from routerd.state.table import RANGE_WORKERS
 from tests.state.hammer import Budget
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[[str, int], subprocess.Popen[str]]
 
 
-@pytest.fixture
-def counters() -> Iterator[LocalCounters]:
-    counters = LocalCounters.create(slots=512, workers=5, worker=4)
+@pytest.fixture(params=[RANGE_WORKERS, 5], ids=["one range", "slot by slot"])
+def counters(request: pytest.FixtureRequest) -> Iterator[LocalCounters]:
+    workers: int = request.param
+    counters = LocalCounters.create(slots=512, workers=workers, worker=workers - 1)
     yield counters
     counters.close()
 
@@ -60,26 +62,35 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def run_four(start: Start, mode: str) -> list[str]:
-    """Run `mode` in four processes that begin together; return what each said."""
-    processes = [start(mode, worker) for worker in range(4)]
+def run_all(counters: LocalCounters, start: Start, mode: str) -> list[str]:
+    """Run `mode` in as many processes as have a place, which begin together; return what each said."""
+    processes = [start(mode, worker) for worker in range(counters._worker)]
     for process in processes:
         go(process)
     return [said(process) for process in processes]
 
 
-def test_four_processes_pass_exactly_the_limit(counters: LocalCounters, start: Start) -> None:
-    assert sum(map(int, run_four(start, "one_budget"))) == 100
+def test_processes_pass_exactly_the_limit(counters: LocalCounters, start: Start) -> None:
+    assert sum(map(int, run_all(counters, start, "one_budget"))) == 100
     assert counters.used(Budget("one", 100), time.monotonic()) == 100
 
 
 def test_two_budgets_at_once_stay_exact_and_never_deadlock(counters: LocalCounters, start: Start) -> None:
-    assert sum(map(int, run_four(start, "crossed"))) == 100
+    assert sum(map(int, run_all(counters, start, "crossed"))) == 100
     assert counters.used(Budget("a", 150), time.monotonic()) == 100
 
 
+def test_what_is_held_and_settled_by_all_is_counted_to_the_end(counters: LocalCounters, start: Start) -> None:
+    said = [list(map(int, line.split())) for line in run_all(counters, start, "held")]
+    now_s, had = time.monotonic(), sum(had for _, had in said)
+    assert [seen for seen, _ in said] == [0] * len(said)
+    assert counters.used(Budget("slots", 2, 0.0), now_s) == 0
+    assert counters.used(Budget("wide", 10**9), now_s) == had
+    assert counters.used(Budget("tokens", 10**9, settled=True), now_s) == 3 * had
+
+
 def test_a_key_inserted_by_all_at_once_has_one_slot(counters: LocalCounters, start: Start) -> None:
-    columns = [list(map(int, line.split())) for line in run_four(start, "many_keys")]
+    columns = [list(map(int, line.split())) for line in run_all(counters, start, "many_keys")]
     assert [sum(row) for row in zip(*columns, strict=True)] == [1] * 300
     assert counters.overflows == 0
 
@@ -114,7 +125,7 @@ def test_a_kill_in_the_middle_leaves_whole_counters(counters: LocalCounters, sta
     budget = Budget("one", 10**15)
     used = 0
     for turn in range(5):
-        process = start("endless", turn % 4)
+        process = start("endless", turn % 3)
         go(process)
         assert said(process) == "running"
         before = counters.used(budget, time.monotonic())
@@ -122,7 +133,7 @@ def test_a_kill_in_the_middle_leaves_whole_counters(counters: LocalCounters, sta
             pass
         process.kill()
         process.wait()
-        assert counters.drop_worker(turn % 4) in (0, 10)
+        assert counters.drop_worker(turn % 3) in (0, 10)
         now_used = counters.used(budget, time.monotonic())
         assert now_used >= used + 690
         assert (now_used - used) % 7 in {0, 10 % 7}  # all settled to 7, but for the take of 10 that the kill cut short
