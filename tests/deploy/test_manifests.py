@@ -18,6 +18,7 @@ import yaml
 from cloudcoil.models.prometheus_operator import v1
 
 from routerd.daemon.settings import DEFAULTS
+from routerd.observe import FAMILIES
 from tests.support.daemon import ROUTERD
 from tests.support.process import clean_environ
 from tests.support.prometheus import promtool
@@ -147,6 +148,26 @@ def test_the_service_monitor_keeps_to_the_schema_of_the_operator(manifests: list
     told = of_kind(manifests, "ServiceMonitor")
     read = v1.ServiceMonitor.model_validate(told)
     assert read.model_dump(mode="json", by_alias=True, exclude_unset=True) == told  # a key that it does not know would be gone
+
+
+def test_what_the_operator_adds_to_a_target_hides_no_label_of_ours(manifests: list[dict[str, Any]]) -> None:
+    """A label of the target wins, and ours would be renamed: rules, alerts and dashboard ask for ours."""
+    added = {"namespace", "service", "pod", "container", "node", "job", "instance", "endpoint"}  # promcfg.go of the operator
+    ours = {label for family in FAMILIES.values() for label in family.labels}
+    (scraped,) = of_kind(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    dropped = {rule["regex"] for rule in scraped["relabelings"] if rule["action"] == "labeldrop"}
+    assert added & ours == dropped
+
+
+def test_the_autoscaler_asks_for_what_the_adapter_makes_of_a_gauge_of_ours(manifests: list[dict[str, Any]]) -> None:
+    """prometheus-adapter names a metric after its series; it finds the pod by the labels that the operator adds."""
+    (metric,) = of_kind(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    (rule,) = yaml.safe_load((DEPLOY / "kubernetes" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    series, _, labels = rule["seriesQuery"].partition("{")
+    assert series == metric["pods"]["metric"]["name"]
+    assert FAMILIES[series].kind == "gauge"  # a counter would need a rate
+    assert re.findall(r"(\w+)!=", labels) == list(rule["resources"]["overrides"]) == ["namespace", "pod"]
+    assert set(re.findall(r"<<\.(\w+)>>", rule["metricsQuery"])) == {"GroupBy", "Series", "LabelMatchers"}
 
 
 def test_the_manifests_point_at_each_other(manifests: list[dict[str, Any]]) -> None:
