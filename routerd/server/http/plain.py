@@ -150,10 +150,8 @@ class PlainHandler(web.RequestHandler):
                 self._waiter = loop.create_future()
                 try:
                     await self._waiter
-                except asyncio.CancelledError:
-                    if self._close:  # while it was idle
-                        break
-                    raise
+                except asyncio.CancelledError:  # closed while it was idle
+                    break
                 finally:
                     self._waiter = None
             message, payload = messages[0]
@@ -179,9 +177,7 @@ class PlainHandler(web.RequestHandler):
             try:
                 response = await handler(request)
             except Exception as exc:
-                response, lost = await self._handle_request(request, None, raising(exc))
-                if lost:
-                    return False
+                response, _ = await self._handle_request(request, None, raising(exc))
             else:
                 await response.prepare(request)
                 await response.write_eof()

@@ -142,14 +142,15 @@ class ClientStream:
     __slots__ = ("_chunked", "_head", "_outbox", "_transport", "keep_alive")
 
     def __init__(self, request: web.BaseRequest, fields: str, *, status: int = 200, length: int | None = None) -> None:
+        protocol = cast(ClientProtocol, request.protocol)
         self._chunked = length is None and request.version >= (1, 1)
-        self.keep_alive = request.keep_alive and (self._chunked or length is not None)
+        self.keep_alive = request.keep_alive and not protocol.closing and (self._chunked or length is not None)
         framing = "transfer-encoding: chunked\r\n" if self._chunked else ""
         if length is not None:
             framing = f"content-length: {length}\r\n"
         self._head = head_of(status, f"{fields}{framing}", keep_alive=self.keep_alive) + b"\r\n"
         self._transport = request.transport
-        self._outbox = cast(ClientProtocol, request.protocol).outbox
+        self._outbox = protocol.outbox
 
     def write(self, data: bytes) -> None:
         """Push bytes of the body."""

@@ -102,7 +102,7 @@ class Rig:
         self.relay = Relay(self.connection, RelayScan(withhold_usage=withhold), timeouts, ticker_of(self.loop), NEVER)
         self.connection.send(b"", self.relay)
         self.read(HEAD, chunk(FIRST))
-        protocol = SimpleNamespace(outbox=self.inbox.outbox)
+        protocol = SimpleNamespace(outbox=self.inbox.outbox, closing=False)
         request: Any = SimpleNamespace(version=(1, 1), keep_alive=True, transport=self.client, protocol=protocol)
         stream = (ClientStream if express else Unframed)(request, "")
         self.text = self.relay.commit(stream, SPEAKER, count=True)
