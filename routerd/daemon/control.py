@@ -59,7 +59,7 @@ class Control:
         from routerd.daemon.reload import Reloader, Steps, Teller
         from routerd.daemon.reload.keep import Keeper
         from routerd.daemon.reload.trial import Trials
-        from routerd.daemon.reload.watch import Watcher
+        from routerd.daemon.watch import Watcher
         from routerd.health import Health
 
         self.settings = settings

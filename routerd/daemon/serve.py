@@ -156,8 +156,6 @@ async def _serve_admin(control: Control, sock: socket.socket) -> web.AppRunner:
 
 async def _run(control: Control, sockets: Sockets) -> int:
     """Watch the inputs until a signal comes, then drain."""
-    from routerd.daemon.reload.watch import notifications
-
     settings, notifier = control.settings, control.notifier
     control.tasks.start(control.watcher.run(), "watch")
     control.tasks.start(control.keeper.run(), "keep")
@@ -165,7 +163,6 @@ async def _run(control: Control, sockets: Sockets) -> int:
     if notifier.watchdog_s is not None:
         control.tasks.start(_stay_alive(notifier, notifier.watchdog_s), "watchdog")
     control.tasks.start(control.vitals.run(), "vitals")
-    control.tasks.start(notifications(lambda: control.watcher.paths, control.watcher.wake), "notifications")
     addresses = {
         "listen": f"http://{sockets.data.address}",
         "admin": f"http://{address_of(sockets.admin)}",

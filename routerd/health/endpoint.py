@@ -229,6 +229,11 @@ class EndpointState:
                 self.words[FLAGS] |= IS_SLOW
 
     @property
+    def is_well(self) -> bool:
+        """Whether nothing was against it lately; what has ended by time may still be noted."""
+        return not self.words[FLAGS]
+
+    @property
     def is_drained(self) -> bool:
         """Whether it was taken out by hand."""
         return bool(self.words[FLAGS] & IS_DRAINED)

@@ -19,13 +19,17 @@ WAITING_MOST = 20_000  # some 8 MB
 
 
 class Outbox:
-    """One a worker. `send` takes a batch and returns True, or False when it cannot be sent now."""
+    """One a worker. `send` takes a batch and returns True, or False when it cannot be sent now.
 
-    __slots__ = ("_dropped", "_entries", "_first", "_send", "run")
+    `stir` is called when an entry waits where none did.
+    """
 
-    def __init__(self, send: Callable[[Batch], bool], dropped: Cell) -> None:
+    __slots__ = ("_dropped", "_entries", "_first", "_send", "_stir", "run")
+
+    def __init__(self, send: Callable[[Batch], bool], dropped: Cell, stir: Callable[[], object] = lambda: None) -> None:
         self.run = os.urandom(16).hex()
         self._send = send
+        self._stir = stir
         self._dropped = dropped
         self._entries: list[Entry] = []
         self._first = 0
@@ -33,6 +37,8 @@ class Outbox:
     def add(self, entry: Entry) -> None:
         """Keep an entry."""
         entries = self._entries
+        if not entries:
+            self._stir()
         entries.append(entry)
         if len(entries) >= BATCH:
             self._full()

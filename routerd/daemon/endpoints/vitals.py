@@ -1,6 +1,6 @@
 """The endpoints as control sees them: gauges, status, drains by hand, and a notice of every change.
 
-Control owns the memory that the workers share, so it needs no message from them: it looks four times a second and compares.
+Control owns the memory that the workers share, so it needs no message from them: it looks twice a second and compares.
 A state shorter than that is not told; breakers and cooldowns last a second or more. It takes up what serves by itself.
 A drain belongs to the endpoint while that is known (a rename takes it along), and to its name when another machine or credential
 stands there, or the daemon has begun anew: it holds until it is taken back.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from routerd.daemon.endpoints.drains import Drains
+from routerd.daemon.tasks import to_mark
 from routerd.graph import Provider
 from routerd.health import EndpointState, Health, breaker_state, reasons
 from routerd.messages import RANKS, Standing
@@ -23,8 +24,9 @@ __all__ = ["LOOK_S", "Notify", "Serving", "Vitals", "log_notice"]
 
 log = logging.getLogger("routerd.health")
 
-LOOK_S = 0.25
+LOOK_S = 0.5
 BREAKER = ("closed", "half_open", "open")
+WELL = ("closed", False, False, False)
 GAUGES = (
     "routerd_inflight_requests",
     "routerd_endpoint_cooldown_seconds",
@@ -66,20 +68,27 @@ class Vitals:
         self._follow = follow
         self._serving: Serving | None = None
         self._owners: dict[str, str] = {}
-        self._seen: dict[str, tuple[str, bool, bool, bool]] = {}
+        self._seen: dict[str, tuple[str, bool, bool, bool]] = {}  # of those that are not well
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            self.look()
-            await asyncio.sleep(LOOK_S)
+            self.watch()
+            await asyncio.sleep(to_mark(LOOK_S, self._clock()))
+
+    def watch(self) -> None:
+        """Tell what has changed."""
+        self._take_up()
+        now_s, ill = self._clock(), self._seen
+        for name, state in self.health.items():
+            if name in ill or not state.is_well:
+                self._tell(name, state, now_s)
 
     def look(self) -> None:
-        """Bring the gauges up to date and tell what has changed."""
-        self._take_up()
+        """Bring the gauges up to date, for somebody who reads them now, and tell what has changed."""
+        self.watch()
         now_s = self._clock()
         for name, state in self.health.items():
-            self._tell(name, state, now_s)
             breaker, cooling_s = breaker_state(state, now_s), max(0.0, state.cooling(now_s) - now_s)
             values = (state.inflight, cooling_s, float(not state.is_down), float(state.is_drained), breaker)
             for gauge, value in zip(GAUGES, values, strict=True):
@@ -168,8 +177,11 @@ class Vitals:
         """Compare with the last look. What was so when the daemon or the endpoint was first seen is news only if it is bad."""
         until_s = state.cooling(now_s)
         now = (BREAKER[breaker_state(state, now_s)], until_s > 0, state.is_down, state.is_drained)
-        before = self._seen.get(name, ("closed", False, False, False))
-        self._seen[name] = now
+        before = self._seen.get(name, WELL)
+        if now == WELL:
+            self._seen.pop(name, None)
+        else:
+            self._seen[name] = now
         if now == before:
             return
         fields: dict[str, Any] = {"endpoint": name, "provider": self._owners.get(name, ""), "reasons": reasons(state, now_s)}

@@ -15,7 +15,7 @@ import select
 import stat
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -65,7 +65,7 @@ def setup(form: str, role: str) -> None:
     handler.setFormatter(_Json(role) if form == "json" else _Text(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.raiseExceptions = False  # a closed stderr is no reason to fail
-    for noisy in ("asyncio", "aiohttp.access", "watchfiles"):
+    for noisy in ("asyncio", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -113,21 +113,33 @@ class LineWriter:
 
 
 class AccessLog:
-    """The queue of access records of one worker. `add` is for the request path, `flush` for a timer."""
+    """The queue of access records of one worker. `add` is for the request path, `flush` for a timer.
 
-    def __init__(self, form: str, dropped: Cell, writer: Writer) -> None:
+    `first` is called when a record waits where none did.
+    """
+
+    def __init__(self, form: str, dropped: Cell, writer: Writer, first: Callable[[], object] = lambda: None) -> None:
         self._format = format_json if form == "json" else format_text
         self._dropped = dropped
         self._writer = writer
+        self._first = first
         self._records: deque[AccessRecord] = deque()
         self._parts: deque[bytes] = deque()
 
     def add(self, record: AccessRecord) -> None:
         """Queue `record`, or drop and count it when too many wait."""
-        if len(self._records) >= QUEUE_MAX:
+        records = self._records
+        if not records:
+            self._first()
+        elif len(records) >= QUEUE_MAX:
             self._dropped.inc()
-        else:
-            self._records.append(record)
+            return
+        records.append(record)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is not written yet."""
+        return bool(self._parts or self._records)
 
     def flush(self) -> bool:
         """Format a batch and write while the reader takes it; return whether more could be written at once."""

@@ -2,14 +2,13 @@
 
     queue      one reload at a time: load, guard, compare, pack, publish; roll back
     guard      a file that lost most of its models is probably half a file
-    throttle   how long a storm of changes is waited out
     history    the last generations that served, to go back to
     probation  is the new generation worse than the one before?
     keep       the inputs of the last good load, on disk
     outcome    how one reload ended, in the words that metrics, log, events and API share
     tell       ... to the metrics and the log
 
-guard, throttle, history, probation and outcome are pure: time comes in, nothing is waited for.
+guard, history, probation and outcome are pure: time comes in, nothing is waited for.
 """
 
 from __future__ import annotations

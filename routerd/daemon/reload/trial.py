@@ -15,6 +15,7 @@ from routerd.daemon.reload.history import Entry
 from routerd.daemon.reload.outcome import REVERTED, Outcome
 from routerd.daemon.reload.probation import Baseline, Count, Trial
 from routerd.daemon.reload.queue import Reloader
+from routerd.daemon.tasks import to_mark
 from routerd.errors import Problem
 
 __all__ = ["Trials"]
@@ -50,7 +51,7 @@ class Trials:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(to_mark(LOOK_S, self._clock()))
             self.look()
 
     def look(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from routerd.daemon.tasks import Tasks
+from routerd.daemon.tasks import Tasks, to_mark
 from routerd.daemon.workers.channel import (
     Abort,
     Ask,
@@ -452,7 +452,7 @@ class Crew:
     async def _guard(self) -> None:
         """End a worker that stopped giving signs of life: it would hold its share of the connections for good."""
         while True:
-            await self._sleep(1.0)
+            await self._sleep(to_mark(1.0, self._clock()))
             for slot in self.slots:
                 silent_s = self._clock() - slot.heard_at_s
                 if slot.link and not self.stopping.is_set() and silent_s > SILENT_FOR_S:

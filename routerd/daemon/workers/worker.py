@@ -1,9 +1,9 @@
 """One serving process: a loop around the gateway that does what control says.
 
 `python -m routerd.daemon.workers.worker JSON` is started by control with inherited descriptors: the socket to control, the
-listening socket, the shared counters and board. It builds and swaps generations, reports its series each second, writes
-access records, drains when told. It handles no signal: control decides, and it ends when control ends. It must not import
-YAML, a schema library, watchfiles, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
+listening socket, the shared counters and board. It builds and swaps generations, reports its series each second, writes access
+records while there are any, drains when told. It handles no signal: control decides, and it ends when control ends. It must not
+import YAML, a schema library, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
 """
 
 from __future__ import annotations
@@ -101,7 +101,11 @@ class Serving(Protocol):
 
 
 class Worker:
-    """Obeys the messages of control until it says drain or goes away."""
+    """Obeys the messages of control until it says drain or goes away.
+
+    `flush` hands over what requests left behind and returns whether more could be handed over at once, `unsaid` whether anything
+    still waits. `stirred` is set by whoever leaves something where nothing was: an idle worker wakes for its tick only.
+    """
 
     def __init__(
         self,
@@ -112,14 +116,19 @@ class Worker:
         index: int,
         sock: socket.socket,
         flush: Callable[[], bool] = lambda: False,
+        unsaid: Callable[[], bool] = lambda: False,
+        stirred: asyncio.Event | None = None,
     ) -> None:
         self._stream = stream
         self._gateway = gateway
         self._metrics = metrics
         self._sock = sock
         self._flush = flush
+        self._unsaid = unsaid
+        self._stirred = stirred or asyncio.Event()
         self._lag = metrics.histogram("routerd_event_loop_lag_seconds", str(index))
         self._lag_s = 0.0
+        self._ended = 0  # requests, as the last beat saw them
         self._assembly: Assembly | None = None
         self._spoilt = ""  # why what is being sent cannot be built, whatever else comes
         self._prepared: tuple[int, Any, list[Any]] | None = None
@@ -150,6 +159,7 @@ class Worker:
         if isinstance(message, Piece):
             if self._assembly is None or self._assembly.number != message.number:
                 self._assembly = Assembly(message.number)
+                self._stirred.set()
                 gc.disable()  # a collection amid thousands of new objects finds nothing and stalls every stream
             try:
                 self._assembly.add(message)
@@ -233,31 +243,50 @@ class Worker:
 
     async def _tick_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await self._measured(TICK_S)
             await self._tick(0)
+            if self._is_busy():
+                self._stirred.set()
 
     async def _tick(self, ticket: int) -> None:
         self._gateway.publish_gauges()
+        last = Snapshot()
         for piece in self._metrics.changes():
-            self._stream.send(Tick(piece, last=False))
-            await asyncio.sleep(0)
+            if last.values or last.histograms or last.gone:
+                self._stream.send(Tick(last, last=False))
+                await asyncio.sleep(0)
+            last = piece
         outcomes = self._gateway.outcomes()  # first: what is idle is named once more
-        self._stream.send(Tick(Snapshot(), self._gateway.generations(), outcomes, self._lag_s, ticket))
+        self._stream.send(Tick(last, self._gateway.generations(), outcomes, self._lag_s, ticket))
         self._lag_s = 0.0
 
     async def _beat(self) -> None:
-        """Measure how late a timer fires, hand over access records, free what is no longer used."""
-        loop = asyncio.get_running_loop()
+        """While there is something to do, hand over access records and entries, and free what is no longer used."""
         while True:
-            due_s = loop.time() + FLUSH_S
-            await asyncio.sleep(FLUSH_S)
-            late_s = max(0.0, loop.time() - due_s)
-            self._lag.observe(late_s)
-            self._lag_s = max(self._lag_s, late_s)
+            await self._stirred.wait()
+            self._stirred.clear()
+            await self._measured(FLUSH_S)
             while self._flush():
                 await asyncio.sleep(0)
             if len(self._live) > 1:
                 await self._free()
+            if self._is_busy():
+                self._stirred.set()
+
+    async def _measured(self, length_s: float) -> None:
+        """Sleep, and measure how late the timer fires."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + length_s
+        await asyncio.sleep(length_s)
+        late_s = max(0.0, loop.time() - due_s)
+        self._lag.observe(late_s)
+        self._lag_s = max(self._lag_s, late_s)
+
+    def _is_busy(self) -> bool:
+        """Return whether requests run or ended since the last call, or something is left to do after them."""
+        before, self._ended = self._ended, sum(ended for ended, _ in self._gateway.outcomes().values())
+        left = len(self._live) > 1 or self._assembly is not None or self._unsaid()
+        return left or self._ended != before or any(self._gateway.generations().values())
 
     async def _drain(self, timeout_s: float) -> None:
         drained = self._tasks.start(self._gateway.drain(timeout_s), "drain")
@@ -312,13 +341,14 @@ async def _serve(told: dict[str, Any]) -> None:
     index = told["index"]
     gc.set_threshold(COLLECT_AFTER, 20, 50)
     metrics = Metrics()
+    stirred = asyncio.Event()
     access = None
     if not logs.is_discarded(1):
         dropped = metrics.counter("routerd_access_records_dropped_total", str(index))
-        access = logs.AccessLog(told["log_format"], dropped, logs.LineWriter(1))
+        access = logs.AccessLog(told["log_format"], dropped, logs.LineWriter(1), stirred.set)
     channel = await Channel.open(socket.socket(fileno=told["channel"]))
     remote = await _remote(told, metrics)
-    outbox = _outbox(channel, metrics) if told["ledger"] else None
+    outbox = _outbox(channel, metrics, stirred.set) if told["ledger"] else None
     exporter = _exporter(index, metrics)
     gateway = Gateway(
         counters=LocalCounters.attach(told["state"], worker=index),
@@ -333,7 +363,9 @@ async def _serve(told: dict[str, Any]) -> None:
         ledger=outbox.add if outbox else None,
     )
     sock = socket.socket(fileno=told["listen"])
-    await Worker(channel, gateway, metrics, index=index, sock=sock, flush=partial(_flush, outbox, access)).run()
+    hand_over, unsaid = partial(_flush, outbox, access), partial(_unsaid, outbox, access)
+    worker = Worker(channel, gateway, metrics, index=index, sock=sock, flush=hand_over, unsaid=unsaid, stirred=stirred)
+    await worker.run()
     while outbox is not None and outbox.waiting:
         outbox.flush()
         await channel.flush()
@@ -354,7 +386,11 @@ def _flush(outbox: Outbox | None, access: logs.AccessLog | None) -> bool:
     return access.flush() if access is not None else False
 
 
-def _outbox(channel: Channel, metrics: Metrics) -> Outbox:
+def _unsaid(outbox: Outbox | None, access: logs.AccessLog | None) -> bool:
+    return bool((outbox is not None and outbox.waiting) or (access is not None and access.waiting))
+
+
+def _outbox(channel: Channel, metrics: Metrics, stir: Callable[[], object]) -> Outbox:
     """Make the way of the ledger's entries to control."""
 
     def send(batch: Batch) -> bool:
@@ -363,7 +399,7 @@ def _outbox(channel: Channel, metrics: Metrics) -> Outbox:
         channel.send(batch)
         return True
 
-    return Outbox(send, metrics.counter("routerd_ledger_dropped_total"))
+    return Outbox(send, metrics.counter("routerd_ledger_dropped_total"), stir)
 
 
 async def _remote(told: dict[str, Any], metrics: Metrics) -> Remote | None:

@@ -187,6 +187,76 @@ async def test_the_series_of_what_is_forgotten_go_and_control_is_told(desk: Desk
     assert [key[1] for key in told.values if key[0] == "routerd_attempts_total"] == [("u", "ok")]
 
 
+class Left:
+    """What requests leave behind: how often it was handed over, and whether some of it waits."""
+
+    def __init__(self) -> None:
+        self.handed_over = 0
+        self.waits = False
+
+    def flush(self) -> bool:
+        self.handed_over += 1
+        return False
+
+
+@pytest.fixture
+async def beaten(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Left, asyncio.Event, Plane, Worker]]:
+    """Give a worker whose beats take no time, what its requests left, and what stirs it."""
+    monkeypatch.setattr("routerd.daemon.workers.worker.FLUSH_S", 0.0)
+    left, stirred, plane = Left(), asyncio.Event(), Plane()
+    way = {"flush": left.flush, "unsaid": lambda: left.waits, "stirred": stirred}
+    worker = Worker(Pipe.pair()[1], plane, Metrics(), index=0, sock=socket.socket(), **way)  # type: ignore[arg-type]  # of three types
+    task = asyncio.create_task(worker.run())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    yield left, stirred, plane, worker
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def turns(many: int = 200) -> None:
+    for _ in range(many):
+        await asyncio.sleep(0)
+
+
+async def test_an_idle_worker_has_no_beat_until_something_stirs_it(beaten: tuple[Left, asyncio.Event, Plane, Worker]) -> None:
+    left, stirred, _, _ = beaten
+    assert left.handed_over == 0
+    for times in (1, 2):
+        stirred.set()
+        await turns()
+        assert left.handed_over == times
+
+
+async def test_the_beat_goes_on_while_something_waits_or_runs_and_ends_with_it(
+    beaten: tuple[Left, asyncio.Event, Plane, Worker],
+) -> None:
+    left, stirred, plane, _ = beaten
+    left.waits = True
+    stirred.set()
+    await turns()
+    assert left.handed_over > 10
+    left.waits, plane.inflight = False, {1: 1}
+    before = left.handed_over
+    await turns()
+    assert left.handed_over > before + 10
+    plane.inflight = {}
+    await turns()
+    before = left.handed_over
+    await turns()
+    assert left.handed_over == before
+
+
+async def test_requests_that_ended_without_a_record_are_noticed_by_the_tick(
+    beaten: tuple[Left, asyncio.Event, Plane, Worker],
+) -> None:
+    _, _, plane, worker = beaten
+    assert not worker._is_busy()
+    plane.counted = {1: (5, 0)}
+    assert worker._is_busy()
+    assert not worker._is_busy()
+
+
 async def test_it_ends_when_it_is_drained_and_says_its_last_figures(desk: Desk) -> None:
     desk.plane.finish.clear()
     desk.control.send(Drain(3.0))
@@ -213,7 +283,7 @@ async def test_it_ends_when_control_goes_while_it_drains(desk: Desk) -> None:
 
 
 def test_a_worker_process_does_not_carry_what_only_control_needs() -> None:
-    heavy = ["yaml", "jsonschema", "jsonschema_rs", "watchfiles", "prometheus_client", "routerd.config"]
+    heavy = ["yaml", "jsonschema", "jsonschema_rs", "prometheus_client", "routerd.config"]
     program = (
         "import sys, routerd.daemon.workers.worker, routerd.server, routerd.state\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"

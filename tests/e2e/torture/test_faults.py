@@ -67,12 +67,12 @@ elif "serve" in sys.orig_argv:
         wrap(step, module, name)
 """
 CONTROL = {
-    "look": ("routerd.daemon.reload.watch", "Watcher.before_load"),
+    "look": ("routerd.daemon.watch.watcher", "Watcher.before_load"),
     "read, parse, check, compile": ("routerd.daemon.load.configuration", "load"),
     "tests": ("routerd.daemon.load.configuration", "run_tests"),
     "gate": ("routerd.daemon.control", "Control._gate"),
     "pack": ("routerd.daemon.reload.queue", "pack"),
-    "taken": ("routerd.daemon.reload.watch", "Watcher.taken"),
+    "taken": ("routerd.daemon.watch.watcher", "Watcher.taken"),
     "guard": ("routerd.daemon.reload.queue", "shrunk"),
     "grant": ("routerd.daemon.credit", "CreditOffice.grant"),
     "expect": ("routerd.daemon.endpoints.vitals", "Vitals.expect"),

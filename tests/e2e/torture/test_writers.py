@@ -111,11 +111,13 @@ def without_notifications(tmp_path: pathlib.Path) -> dict[str, str]:
     """Give an environment in which every inotify instance is taken (ENOSPC), as on a node with too many watchers."""
     fake = tmp_path / "no-inotify"
     fake.mkdir()
-    (fake / "watchfiles.py").write_text(
-        "import errno\n"
-        "async def awatch(*paths, **options):\n"
-        "    raise OSError(errno.ENOSPC, 'OS file watch limit reached.')\n"
-        "    yield\n"
+    (fake / "sitecustomize.py").write_text(
+        "import ctypes, errno\n"
+        "class Full(ctypes.CDLL):\n"
+        "    def inotify_init1(self, flags):\n"
+        "        ctypes.set_errno(errno.ENOSPC)\n"
+        "        return -1\n"
+        "ctypes.CDLL = Full\n"
     )
     return {"PYTHONPATH": f"{fake}{os.pathsep}{REPO}"}
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from routerd.daemon.reload.throttle import CALM_S, FIRST_S, MOST_S, Throttle
+from routerd.daemon.watch.throttle import CALM_S, FIRST_S, MOST_S, Throttle
 
 LOOK_S = 0.05
 

@@ -5,7 +5,7 @@
 3. Inputs that stayed the same for 200 ms may be the last change: they wait for the 250 ms only, however long the storm was. So
    after 1,000 writes in 5 s the last one serves 200 ms of quiet, one look and one build later, below 500 ms.
 4. A change that was first seen a second or more after the last build is the first one of its own: the storm before is over.
-Changes without any pause are built by force after 1 s (`watch.Settle`), and then as seldom as the interval says.
+Changes without any pause are built by force after 1 s (`watch.settle`), and then as seldom as the interval says.
 """
 
 from __future__ import annotations
