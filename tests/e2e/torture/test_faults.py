@@ -70,7 +70,7 @@ CONTROL = {
     "look": ("routerd.daemon.watch.watcher", "Watcher.before_load"),
     "read, parse, check, compile": ("routerd.daemon.load.configuration", "load"),
     "tests": ("routerd.daemon.load.configuration", "run_tests"),
-    "gate": ("routerd.daemon.control", "Control._gate"),
+    "gate": ("routerd.daemon.control", "unfit"),
     "pack": ("routerd.daemon.reload.queue", "pack"),
     "taken": ("routerd.daemon.watch.watcher", "Watcher.taken"),
     "guard": ("routerd.daemon.reload.queue", "shrunk"),
