@@ -17,10 +17,10 @@ _WHY = {
 
 
 def reasons(state: EndpointState, now_s: float) -> list[str]:
-    """Return one text for each thing that stands against the endpoint; none when nothing does."""
+    """Return one text for each thing that stands against the endpoint, or soon may; none when nothing does."""
     standing = state.standing(now_s)
     if standing is None:
-        return []
+        return _failing(state, now_s)
     words = state.words
     found = []
     if state.is_drained:
@@ -38,7 +38,16 @@ def reasons(state: EndpointState, now_s: float) -> list[str]:
         found.append(f"cools down for {until_s - now_s:.1f} s" + (f", {why}" if why else ""))
     if standing.slow_share < 1.0:
         found.append(f"starts slowly: {100 * standing.slow_share:.0f} % of its share")
-    return found
+    return found + _failing(state, now_s)
+
+
+def _failing(state: EndpointState, now_s: float) -> list[str]:
+    """Tell of failures that are too few yet: with one request a minute a dead endpoint never opens its breaker."""
+    breaker, (outcomes, failures) = state.breaker, state.outcomes(now_s)
+    if not 0 < failures >= breaker.failure_ratio * outcomes or breaker_state(state, now_s) != CLOSED:
+        return []
+    told = f"{failures} of {outcomes} requests failed in the last {breaker.window_s:g} s"
+    return [f"{told}; its breaker would open at {breaker.min_requests}"]
 
 
 def breaker_state(state: EndpointState, now_s: float) -> int:

@@ -211,6 +211,20 @@ def test_the_worst_of_all_ranks_counts_and_reasons_name_each(host: Host) -> None
     assert host.one.standing(NOW + 100) is None
 
 
+def test_failures_that_are_too_few_for_the_breaker_are_told(host: Host) -> None:
+    """With one request a minute a dead endpoint never opens its breaker; `explain` said nothing of it."""
+    host.one.succeeded(NOW, NOW)
+    assert reasons(host.control, NOW) == []
+    host.one.failed(NOW, NOW)
+    told = f"of 2 requests failed in the last {RULES.window_s:g} s; its breaker would open at {RULES.min_requests}"
+    assert reasons(host.control, NOW) == [f"1 {told}"]
+    host.two.succeeded(NOW, NOW)
+    assert reasons(host.control, NOW) == []  # a third is none that would open it
+    assert reasons(host.control, NOW + RULES.window_s + 1) == []
+    opened(host)
+    assert not [text for text in reasons(host.control, NOW + 1) if "failed" in text]
+
+
 def test_a_recovered_endpoint_starts_slowly_where_that_is_configured(host: Host) -> None:
     host.control.configure(RULES, 30.0)
     host.one.configure(RULES, 30.0)
