@@ -318,3 +318,13 @@ def test_a_variable_that_a_running_daemon_cannot_see_is_told_so(hints_of: Callab
 def test_a_base_url_that_ends_at_the_host_is_a_warning(load_text: LoadText, provider: str, warned: str) -> None:
     loaded = load_text(f"version: 1\nproviders:\n  gpu: {{{provider}}}\nmodels: {{m: {{chain: [gpu/x]}}}}\n")
     assert [(one.code, one.hint) for one in loaded.warnings] == ([("no-path", warned)] if warned else [])
+
+
+def test_two_targets_without_a_comma_are_no_model(hints_of: Callable[..., list[str]]) -> None:
+    text = HEAD + "models: {m: {chain: [demo/echo demo/other]}}\n"
+    assert hints_of(text) == ["is a comma missing? A name that has one is written {provider: demo, model: ...}"]
+
+
+def test_the_long_form_takes_a_model_with_a_space(load_text: LoadText) -> None:
+    graph = load_text(HEAD + "models: {m: {chain: [{provider: demo, model: my model}]}}\n").graph
+    assert graph.routes["m"].chain[0].targets[0].model == "my model"

@@ -119,6 +119,9 @@ class _RouteOf:
         self._check_provider(path, provider)
         if not re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]{1,256}", model):
             self._build.error(path, "bad-name", "the model has control characters or more than 256 characters")
+        elif " " in model:  # valid YAML, and a model that no provider has
+            hint = f"is a comma missing? A name that has one is written {{provider: {provider}, model: ...}}"
+            self._build.error(path, "bad-target", f"a space in {self._build.tree.shown(path)}", hint)
         self._check_placeholders(path, model)
         return Target(provider=provider, model=model, timeouts=self._timeouts_of(provider, {}), price=self._price)
 
