@@ -23,7 +23,7 @@ from routerd.state.calendar import CALENDAR
 from routerd.state.journal import Journal
 from routerd.state.pace import PACED, PARTS
 from routerd.state.ready import Meter, Ready
-from routerd.state.table import BUCKETS, DATA, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
+from routerd.state.table import BUCKETS, DATA, HEAD, OVERFLOWS, TOTAL, WIDTH, Ranges, Table
 
 SLOTS = 16384
 WORKERS = 33  # columns that fit where a window has its buckets: more workers cost memory a slot
@@ -105,35 +105,36 @@ class LocalCounters:
         return _make(Taken, (handles, -1, 0.0, used, ()))
 
     def _take_slowly(self, meters: Sequence[Meter], amounts: Sequence[int], now_us: int) -> Taken:
-        """The same in every case; what is found up to date is made ready for the next take."""
-        bases = self._lock(meters, now_us)
+        """The same in every case. Slots that are found up to date are made ready for the next take of these meters."""
+        (bases, ranges), words = self._lock(meters, now_us), self._words
         try:
-            found = self._states(bases)
             used: list[int] = []
             over: tuple[int, ...] = ()
-            refused, longest = -1, 0.0
+            refused, longest, current = -1, 0.0, True
             for i, base in enumerate(bases):
-                meter = meters[i]
-                have = self._used_now(meter, base, now_us) if base else 0
-                used.append(have)
-                if have + amounts[i] > meter.limit and base:
-                    if not meter.enforced:
+                meter, amount = meters[i], amounts[i]
+                if not base:
+                    used.append(amount)
+                    continue
+                head = words[base + HEAD]
+                have = self._used_now(meter, base, now_us) + amount
+                current = current and head == words[base + HEAD]
+                if have > meter.limit:
+                    if meter.enforced:
+                        wait = self._wait_s(meter, base, amount, now_us)
+                        if wait > longest:
+                            refused, longest = i, wait
+                    else:
                         over += (i,)
-                        continue
-                    wait = self._wait_s(meter, base, amounts[i], now_us)
-                    if wait > longest:
-                        refused, longest = i, wait
+                used.append(have)
             if refused >= 0:
-                return Taken((), refused, longest, tuple(used), over)
+                return Taken((), refused, longest, tuple(map(int.__sub__, used, amounts)), over)
             handles = tuple([self._add(meters[i], base, amounts[i], now_us) for i, base in enumerate(bases)])
-            if self._states(bases) == found:
+            if current:
                 self._make_ready(meters, bases)
-            return Taken(handles, -1, 0.0, tuple(map(int.__add__, used, amounts)), over)
+            return _make(Taken, (handles, -1, 0.0, tuple(used), over))
         finally:
-            self._unlock(bases)
-
-    def _states(self, bases: Sequence[int]) -> list[bytes]:
-        return [self._table.memory[8 * base : 8 * (base + TOTAL)] for base in bases]
+            self._unlock(ranges)
 
     def _make_ready(self, meters: Sequence[Meter], bases: Sequence[int]) -> None:
         """Have the next take of these meters go the short way. One that comes once a bucket, or with a new list, cannot."""
@@ -145,11 +146,11 @@ class LocalCounters:
     def count(self, meter: Meter, amount: int, now_s: float) -> None:
         """Count the amount for good, whatever the limit: it was used somewhere else."""
         now_us = int(now_s * 1e6)
-        (base,) = self._lock((meter,), now_us)
+        (base,), ranges = self._lock((meter,), now_us)
         if base:
             self._used_now(meter, base, now_us)
             self._count(meter, base, amount, now_us)
-            self._table.unlock(base)
+            self._unlock(ranges)
 
     def settle(
         self, meters: Sequence[Meter], handles: Sequence[Handle], taken: Sequence[int], used: Sequence[int], now_s: float
@@ -195,7 +196,7 @@ class LocalCounters:
 
     def _correct(self, meter: Meter, stamp: int, less: int, now_us: int) -> None:
         """Correct one take in any case."""
-        (base,) = self._lock((meter,), now_us)
+        (base,), ranges = self._lock((meter,), now_us)
         if not base:
             return
         try:
@@ -204,7 +205,7 @@ class LocalCounters:
             else:
                 self._add_late(meter, base, -less, now_us)
         finally:
-            self._table.unlock(base)
+            self._unlock(ranges)
 
     def _add_late(self, meter: Meter, base: int, amount: int, now_us: int) -> None:
         """Count what was used beyond the estimate, in the window that the slot has."""
@@ -268,24 +269,30 @@ class LocalCounters:
                 table.unlock(base)
         return dropped
 
-    def _lock(self, meters: Sequence[Meter], now_us: int) -> list[int]:
-        """Return the locked slots of all meters, 0 where the table is full."""
+    def _lock(self, meters: Sequence[Meter], now_us: int) -> tuple[list[int], Ranges]:
+        """Return the locked slots of all meters, 0 where the table is full, and what is to be unlocked."""
         table = self._table
         for _ in range(TRIES):
-            bases = [table.find(meter.key) or self._insert(meter, now_us) for meter in meters]
-            for first, span in table.ranges(filter(None, bases)):
+            bases, lost = [], []
+            for meter in meters:
+                key = meter.key
+                bases.append(table.known.get(key) or table.find(key) or self._insert(meter, now_us))
+            ranges = table.ranges(bases) if self._locks else ()
+            for first, span in ranges:
                 table.lock(first, span)
-            taken_over = [m.key for m, base in zip(meters, bases, strict=True) if base and not table.holds(base, m.key)]
-            if not taken_over:
-                return bases
-            self._unlock(bases)
-            for key in taken_over:
+            for i, base in enumerate(bases):
+                if base and table.memory[8 * base : 8 * base + 16] != meters[i].key:
+                    lost.append(meters[i].key)  # the slot is another's now
+            if not lost:
+                return bases, ranges
+            self._unlock(ranges)
+            for key in lost:
                 table.forget(key)
         self._words[OVERFLOWS] += 1
-        return [0] * len(meters)
+        return [0] * len(meters), ()
 
-    def _unlock(self, bases: Sequence[int]) -> None:
-        for first, span in self._table.ranges(filter(None, bases)):
+    def _unlock(self, ranges: Ranges) -> None:
+        for first, span in ranges:
             self._table.unlock(first, span)
 
     def _insert(self, meter: Meter, now_us: int) -> int:

@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from routerd.state.journal import RECORD_WORDS, RECORDS
 
@@ -33,6 +33,7 @@ OVERFLOWS = 4  # header word: takes that were let pass because the table was ful
 KEY0, KEY1, WIDTH, DIRTY, HEAD, TOTAL, DATA = 0, 1, 2, 3, 4, 5, 8
 BUCKETS = 33  # words of data at least: 32 buckets of a window and the one that is ending
 
+Ranges = tuple[tuple[int, int], ...]  # of locks: the first word, the number of words
 _KEY = struct.Struct("=qq")
 
 
@@ -71,14 +72,14 @@ class Table:
         """Return the first word of every slot."""
         return range(HEADER_WORDS, HEADER_WORDS + self._slots * self.slot_words, self.slot_words)
 
-    def ranges(self, bases: Iterable[int]) -> tuple[tuple[int, int], ...]:
-        """Return what to lock for these slots, in this order: the first word and the number of words of each range."""
-        places = sorted(bases)
-        if self.workers == 1 or not places:
+    def ranges(self, bases: Sequence[int]) -> Ranges:
+        """Return what to lock for these slots, in this order; 0 is no slot."""
+        if self.workers == 1:
             return ()
-        if self.workers <= RANGE_WORKERS:
+        places = sorted(base for base in bases if base) if len(bases) > 1 or 0 in bases else bases
+        if places and self.workers <= RANGE_WORKERS:
             return ((places[0], places[-1] - places[0] + 1),)
-        return tuple((base, 1) for base in places)
+        return tuple([(base, 1) for base in places])
 
     def lock(self, base: int, span: int = 1) -> None:
         """Wait for the lock of a slot, or of a range; a holder keeps it for some microseconds."""

@@ -94,7 +94,7 @@ def _close(words: memoryview[int], base: int) -> int:
     """Put in the ring what the newest bucket holds, and return it: then the sum of the ring is TOTAL."""
     ring = base + DATA
     cell = ring + words[base + HEAD] % BUCKETS
-    held = words[cell] + words[base + TOTAL] - sum(words[ring : ring + BUCKETS])
+    held = words[cell] + words[base + TOTAL] - sum(words[ring : ring + BUCKETS].tolist())
     words[cell] = held
     return held
 
@@ -137,7 +137,7 @@ def _repair(words: memoryview[int], base: int, now_us: int) -> None:
         clear(words, base)
         words[base + HEAD] = now_us // words[base + WIDTH]
     else:
-        words[base + TOTAL] = sum(words[base + DATA : base + DATA + BUCKETS])
+        words[base + TOTAL] = sum(words[base + DATA : base + DATA + BUCKETS].tolist())
     words[base + DIRTY] = 0
 
 

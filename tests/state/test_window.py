@@ -103,6 +103,7 @@ def test_a_new_window_length_forgets_nothing_that_it_still_covers(
     covered_us = min(W_US, 32 * new_width * 10)
     assert used >= sum(amount for at_us, amount in true if at_us > now_us - covered_us)
     assert used <= sum(amount for _, amount in true)
+    window._close(words, 0)
     assert used == sum(words[DATA : DATA + BUCKETS])
     soon_us = now_us + 160 * new_width
     still = sum(amount for at_us, amount in true if at_us > soon_us - 320 * new_width and at_us > now_us - covered_us)
