@@ -25,7 +25,7 @@ from aiohttp.streams import StreamReader
 
 from routerd.upstream import Outbox
 
-__all__ = ["ClientRequest", "PlainHandler", "taken"]
+__all__ = ["ClientRequest", "PlainHandler", "request_factory", "taken"]
 
 INSIDE = frozenset(
     {"_loop", "_messages", "_waiter", "_parser", "_handle_request", "_request_handler", "_task_handler"}
@@ -87,6 +87,11 @@ class ClientRequest(web.BaseRequest):
         """The length of the body, where the client said it."""
         length = self.headers.get(CONTENT_LENGTH)
         return None if length is None else int(length)
+
+
+def request_factory() -> Any:
+    """Return what aiohttp's loop makes requests with; None: its own. Every connection here is a PlainHandler."""
+    return ClientRequest if KNOWN else None  # older ones cannot be completed when the client has gone
 
 
 def taken(request: web.BaseRequest) -> bytes | None:

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from routerd.graph import Client
 from routerd.policy import ClientIndex
-from routerd.server.http.plain import ClientRequest, PlainHandler
+from routerd.server.http.plain import PlainHandler, request_factory
 from routerd.upstream import Outbox
 
 __all__ = ["ClientProtocol", "ClientStream", "DataServer", "Feeder", "Proven", "Reply", "head_of"]
@@ -271,8 +271,7 @@ class DataServer(web.Server):
         render_error: Callable[[web.BaseRequest, int, str], Reply],
         outbox: Outbox,
     ) -> None:
-        made: Any = ClientRequest  # every connection here is one of ours
-        super().__init__(handler, handler_cancellation=True, request_factory=made)
+        super().__init__(handler, handler_cancellation=True, request_factory=request_factory())
         self._outbox = outbox
         self._render_error = render_error
         self._event_loop = asyncio.get_running_loop()
