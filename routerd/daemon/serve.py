@@ -172,7 +172,7 @@ async def _run(control: Control, sockets: Sockets) -> int:
         notifier.ready(control.summary())
         await control.ending.asked.wait()
         notifier.stopping()
-        log.info("draining for up to %g s", settings.drain_timeout_s)
+        log.info("draining for up to %g s; a second signal ends it at once", settings.drain_timeout_s)
         finished = await drain(
             control.ending,
             settings.drain_timeout_s,

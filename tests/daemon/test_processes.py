@@ -155,6 +155,7 @@ async def test_a_second_signal_ends_at_once_what_the_first_one_lets_finish(daemo
 
     await until(draining)
     await until(lambda: refuses(running))
+    assert "a second signal ends it at once" in running.process.output
     began_s = time.monotonic()
     running.process.signal(signal.SIGTERM)
     assert await asyncio.to_thread(running.process.wait) == 0
