@@ -65,7 +65,7 @@ def setup(form: str, role: str) -> None:
     handler.setFormatter(_Json(role) if form == "json" else _Text(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.raiseExceptions = False  # a closed stderr is no reason to fail
-    for noisy in ("asyncio", "aiohttp.access"):
+    for noisy in ("asyncio", "aiohttp.access", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

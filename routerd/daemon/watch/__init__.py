@@ -2,7 +2,7 @@
 
     look       one look at every input: the links on its way, and what they lead to
     eyes       looks with the content, and rests until another look is worth it
-    kernel     inotify: what lets the eyes rest
+    kernel     watchfiles: what lets the eyes rest
     settle     from a series of looks: is the change complete?
     throttle   how often changes that do not end are built
     watcher    the loop around them

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from routerd.daemon.tasks import to_mark
 from routerd.daemon.watch.kernel import Came, Kernel
-from routerd.daemon.watch.look import MISSING, Look, Sign, differs, look_at, parents, places
+from routerd.daemon.watch.look import MISSING, Look, Sign, differs, look_at, places
 
 __all__ = ["POLL_S", "Eyes"]
 
@@ -38,7 +38,7 @@ SOON_S = 0.005  # a notification comes at the first of several steps of a writer
 class Notifier(Protocol):
     """What tells of changes: `kernel.Kernel`."""
 
-    def watch(self, directories: Iterable[str], files: Iterable[str], above: Iterable[str]) -> bool: ...
+    def watch(self, directories: Iterable[str]) -> bool: ...
     def wait(self, timeout_s: float) -> Came: ...
     def forget(self) -> None: ...
     def wake(self) -> None: ...
@@ -118,10 +118,9 @@ class Eyes:
         if look and look == self._watched:
             return True
         self._watched = {}
-        if (found := places(look)) is None:
+        if (directories := places(look)) is None:
             return False
-        directories, files = found
-        told = self._kernel.watch(directories, files, parents(directories) - directories)
+        told = self._kernel.watch(directories)
         if told:
             self._watched = look
         return told

@@ -1,35 +1,32 @@
-"""Notifications of the kernel for some directories and files: inotify(7), by the C library.
+"""Notifications of the kernel for some directories, by watchfiles: what lets the eyes rest.
 
-What is watched are directories, for a watch on a file ends with the first save that replaces it; and the files only for writes in
-place, so that others who write in those directories (a log) wake nobody. Directories above are watched for their own move.
-What was said is not read: it only means that a look is worth it. Nobody depends on it: `watch` tells whether the kernel says all,
-which it does not on file systems that other machines write to.
+What is watched are directories, for a watch on a file ends with the first save that replaces it. What was said is not read: it
+only means that a look is worth it. Nobody depends on it: `watch` tells whether the kernel says all, which it does not on file
+systems that other machines write to.
+watchfiles hands changes over in steps. A step is a sleep outside of the interpreter; 200 a second cost 0.4 % of a core, 100 cost
+0.3 %, and a change waits for one or two of them. Its Rust backend is used as such (watchfiles.helpmanual.io/api/rust_backend):
+`awatch` tells of no failure to watch before the first change.
 """
 
 from __future__ import annotations
 
 import ctypes
 import enum
-import errno
 import logging
 import os
-import select
+import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 __all__ = ["Came", "Kernel"]
 
 log = logging.getLogger("routerd.watch")
 
-RETRY_S = 30.0  # until inotify is asked for again that had no room
-
-# linux/inotify.h
-IN_MODIFY, IN_ATTRIB, IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO = 0x2, 0x4, 0x8, 0x40, 0x80
-IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
-IN_MASK_ADD = 0x20000000  # two paths may lead to one inode
-ITSELF = IN_DELETE_SELF | IN_MOVE_SELF
-ENTRIES = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | ITSELF
+STEP_MS = 5
+DEBOUNCE_MS = 10  # the first word is enough: it is the look that counts
+RETRY_S = 30.0  # until notifications are asked for again for which there was no room
 
 # linux/magic.h: file systems that only this machine writes to, so that it knows of every change.
 LOCAL = frozenset(
@@ -56,88 +53,57 @@ class Came(enum.Enum):
 
 
 class Kernel:
-    """One inotify instance, made at the first `watch`. For one thread at a time, but for `wake`."""
+    """What watches now. For one thread at a time, but for `wake`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, notify: Callable[..., RustNotify] = RustNotify) -> None:
         self._clock = clock
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._wake_fd, select.POLLIN)
-        weakref.finalize(self, os.close, self._wake_fd)
-        self._fd = -1
-        self._watches: set[int] = set()
+        self._notify = notify
+        self._watching: RustNotify | None = None
+        self._woken = threading.Event()
         self._not_before_s = 0.0
-        self._without: str = ""
 
-    def watch(self, directories: Iterable[str], files: Iterable[str], above: Iterable[str]) -> bool:
+    def watch(self, directories: Iterable[str]) -> bool:
         """Watch these and no others from now on; return whether every change of them will be told."""
+        self._watching = None
         if self._clock() < self._not_before_s:
             return False
-        wanted = {**dict.fromkeys(above, ITSELF), **dict.fromkeys(files, IN_MODIFY), **dict.fromkeys(directories, ENTRIES)}
-        try:
-            self._open()
-            told = self._add(wanted, required=frozenset(directories))
-        except OSError as exc:  # no inotify instance or watch is left
-            self._not_before_s = self._clock() + RETRY_S
-            log.info("no file notifications (%s); polling does the work", exc.strerror)
+        places = sorted(directories)
+        there = [place for place in places if os.path.isdir(place)]
+        if not there:
             return False
-        return told and all(self._is_local(directory) for directory in directories)
+        try:
+            self._watching = self._notify(there, False, False, 0, False, True)
+        except FileNotFoundError:  # it went meanwhile
+            return False
+        except (OSError, WatchfilesRustInternalError) as exc:  # no inotify instance or watch is left
+            self._not_before_s = self._clock() + RETRY_S
+            log.info("no file notifications (%s); polling does the work", exc)
+            return False
+        return there == places and all(os.access(place, os.R_OK) and _is_local(place) for place in places)
 
     def wait(self, timeout_s: float) -> Came:
         """Wait for the kernel's word, at most that long, and forget what it was."""
-        ready = [fd for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000)]
-        if self._fd in ready:
-            self.forget()
-        if self._wake_fd in ready:
-            os.eventfd_read(self._wake_fd)
-            return Came.WOKEN
-        return Came.TOLD if ready else Came.NOTHING
+        if self._watching is None:
+            came = Came.WOKEN if self._woken.wait(max(0.0, timeout_s)) else Came.NOTHING
+        else:
+            timeout_ms = max(1, round(timeout_s * 1000))
+            said = self._watching.watch(DEBOUNCE_MS, min(STEP_MS, timeout_ms), timeout_ms, self._woken)
+            came = Came.WOKEN if said == "stop" else Came.NOTHING if isinstance(said, str) else Came.TOLD
+        if came is Came.WOKEN:
+            self._woken.clear()
+        return came
 
     def forget(self) -> None:
         """Take what the kernel said so far as known."""
-        try:
-            while self._fd >= 0 and os.read(self._fd, 65536):
-                pass
-        except BlockingIOError:
-            pass
+        if self._watching is not None:
+            self._watching.watch(1, 1, 1, None)
 
     def wake(self) -> None:
         """End the wait, or the next one if nobody waits. From any thread."""
-        os.eventfd_write(self._wake_fd, 1)
+        self._woken.set()
 
-    def _open(self) -> None:
-        if self._fd >= 0:
-            return
-        fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd < 0:
-            raise self._error()
-        self._fd = fd
-        self._poll.register(fd, select.POLLIN)
-        weakref.finalize(self, os.close, fd)
 
-    def _add(self, wanted: Mapping[str, int], required: frozenset[str]) -> bool:
-        """Watch what is wanted and nothing else; return whether all that is required could be."""
-        watches, all_there = set(), True
-        for path, mask in wanted.items():
-            watch = self._libc.inotify_add_watch(self._fd, os.fsencode(path), mask | IN_MASK_ADD)
-            if watch >= 0:
-                watches.add(watch)
-                continue
-            error = self._error()
-            if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                raise error
-            all_there = all_there and path not in required  # gone, or not ours to read
-        for watch in self._watches - watches:
-            self._libc.inotify_rm_watch(self._fd, watch)
-        self._watches = watches
-        return all_there
-
-    def _is_local(self, directory: str) -> bool:
-        """Return whether only this machine writes to where `directory` is."""
-        found = (ctypes.c_long * 64)()  # struct statfs begins with the type, and is shorter than that
-        return self._libc.statfs(os.fsencode(directory), found) == 0 and found[0] & 0xFFFFFFFF in LOCAL
-
-    def _error(self) -> OSError:
-        code = ctypes.get_errno()
-        return OSError(code, os.strerror(code))
+def _is_local(directory: str) -> bool:
+    """Return whether only this machine writes to where `directory` is."""
+    found = (ctypes.c_long * 64)()  # struct statfs begins with the type, and is shorter than that
+    return ctypes.CDLL(None).statfs(os.fsencode(directory), found) == 0 and found[0] & 0xFFFFFFFF in LOCAL

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MISSING", "Look", "Sign", "differs", "look_at", "parents", "places"]
+__all__ = ["MISSING", "Look", "Sign", "differs", "look_at", "places"]
 
 LINKS_MOST = 40  # the kernel's own limit
 
@@ -58,13 +58,12 @@ def differs(look: Look) -> bool:
     return False
 
 
-def places(look: Look) -> tuple[set[str], set[str]] | None:
-    """Return the directories and the files in which a change of these paths would show; None when that cannot be known.
+def places(look: Look) -> set[str] | None:
+    """Return the directories in which a change of these paths would show; None when that cannot be known.
 
-    The directories are those of the files and of the links on their way. For what is missing it is where it would be.
+    They are those of the files and of the links on their way. For what is missing it is where it would be.
     """
     directories: set[str] = set()
-    files: set[str] = set()
     for path, sign in look.items():
         links, within = sign.links, sign.within
         if not sign.present:
@@ -73,21 +72,9 @@ def places(look: Look) -> tuple[set[str], set[str]] | None:
             except OSError:
                 return None
             within = os.path.dirname(place)
-        elif not os.path.isdir(path):
-            files.add(str(path))
         directories.add(within)
         directories.update(os.path.dirname(link) for link, _ in links)
-    return directories, files
-
-
-def parents(directories: Iterable[str]) -> set[str]:
-    """Return what is above these directories, up to the root."""
-    out: set[str] = set()
-    for directory in directories:
-        while (above := os.path.dirname(directory)) != directory:
-            out.add(above)
-            directory = above
-    return out
+    return directories
 
 
 def _stamp(found: os.stat_result) -> tuple[tuple[int, int], tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from routerd.daemon.watch.look import MISSING, Look, differs, look_at, parents, places
+from routerd.daemon.watch.look import MISSING, Look, differs, look_at, places
 
 
 def looked(*paths: Path) -> Look:
@@ -35,27 +35,22 @@ def test_directories_are_those_of_the_links_and_of_the_file(tmp_path: Path) -> N
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "f").write_text("x")
     os.symlink("../b/f", tmp_path / "a" / "f")
-    assert places(looked(tmp_path / "a" / "f")) == ({str(tmp_path / "a"), str(tmp_path / "b")}, {str(tmp_path / "a" / "f")})
+    assert places(looked(tmp_path / "a" / "f")) == {str(tmp_path / "a"), str(tmp_path / "b")}
 
 
 def test_a_directory_among_the_inputs_is_watched_itself(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
-    assert places(looked(tmp_path / "conf.d")) == ({str(tmp_path / "conf.d")}, set())
+    assert places(looked(tmp_path / "conf.d")) == {str(tmp_path / "conf.d")}
 
 
 def test_what_is_missing_is_awaited_where_it_would_be(tmp_path: Path) -> None:
     os.symlink("gone/deep/f", tmp_path / "f")
-    assert places(looked(tmp_path / "f")) == ({str(tmp_path)}, set())
+    assert places(looked(tmp_path / "f")) == {str(tmp_path)}
 
 
 def test_where_a_way_cannot_be_followed_nobody_knows_what_to_watch(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     assert places(looked(tmp_path / "f" / "below a file")) is None
-
-
-def test_what_is_above_ends_at_the_root() -> None:
-    assert parents(["/etc/routerd", "/etc/secrets"]) == {"/etc", "/"}
-    assert parents(["/"]) == set()
 
 
 def replaced(path: Path) -> None:

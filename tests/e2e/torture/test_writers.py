@@ -112,12 +112,10 @@ def without_notifications(tmp_path: pathlib.Path) -> dict[str, str]:
     fake = tmp_path / "no-inotify"
     fake.mkdir()
     (fake / "sitecustomize.py").write_text(
-        "import ctypes, errno\n"
-        "class Full(ctypes.CDLL):\n"
-        "    def inotify_init1(self, flags):\n"
-        "        ctypes.set_errno(errno.ENOSPC)\n"
-        "        return -1\n"
-        "ctypes.CDLL = Full\n"
+        "import errno, watchfiles._rust_notify\n"
+        "def full(*options):\n"
+        "    raise OSError(errno.ENOSPC, 'OS file watch limit reached.')\n"
+        "watchfiles._rust_notify.RustNotify = full\n"
     )
     return {"PYTHONPATH": f"{fake}{os.pathsep}{REPO}"}
 
