@@ -602,9 +602,15 @@ def test_aiohttps_loop_looks_at_nothing_that_is_not_known_here() -> None:
     assert private(web.RequestHandler.finish_response.__code__) <= finishing
 
 
-def test_a_release_that_is_not_known_serves_by_its_own_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "KNOWN", False)
-    with talking() as talk:
-        before = talk.loop.counts["tasks"]
-        assert answers_in(talk.say(ask(b"x"))) == [b"1"]
-        assert talk.loop.counts["tasks"] == before + 1
+@pytest.mark.parametrize("known", [True, False])
+def test_a_release_that_is_not_known_serves_by_its_own_loop(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        seen.extend([type(request), asyncio.current_task() is request.task])
+        return cast(web.StreamResponse, Reply(200, ""))
+
+    monkeypatch.setattr(plain, "KNOWN", known)
+    with talking(handler) as talk:
+        talk.say(ask(b"x"))
+    assert seen == ([ClientRequest, True] if known else [web.BaseRequest, False])
