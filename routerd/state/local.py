@@ -29,7 +29,7 @@ SLOTS = 16384
 WORKERS = 33  # columns that fit where a window has its buckets: more workers cost memory a slot
 HELD_RETRY_S = 1.0  # nobody knows when a running request ends
 MOST = 1 << 62  # shadow mode may fill a bucket without end; a word holds no more
-MOST_READY = 4096  # kinds of requests that come more than once a bucket: about 1.5 KB each
+MOST_READY = 4096  # kinds of requests that come more than once a bucket: about 2.4 KB each
 TRIES = 8  # a slot may be taken over between finding and locking it, only in a full table
 _UNCOUNTED = (0, 0, 0, 0)  # a handle: slot, stamp, record in the journal or 0, WIDTH of the slot
 _SLOT = struct.Struct("=16s4q")  # the first words of a slot: its key, WIDTH, DIRTY, HEAD, TOTAL
@@ -140,7 +140,7 @@ class LocalCounters:
         """Have the next take of these meters go the short way. One that comes once a bucket, or with a new list, cannot."""
         if type(meters) is tuple and meters and all(bases) and not any(meter.drain_s for meter in meters):
             if len(self._ready) >= MOST_READY:
-                self._ready.clear()
+                del self._ready[next(iter(self._ready))]  # the oldest: perhaps of a generation that is gone
             self._ready[id(meters)] = Ready(self._table, self._worker, meters, bases, self._unix())
 
     def count(self, meter: Meter, amount: int, now_s: float) -> None:

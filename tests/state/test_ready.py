@@ -95,7 +95,7 @@ def test_only_so_many_are_kept_ready(counters: LocalCounters, monkeypatch: pytes
     for meters in kept:
         counters.take(meters, [1], NOW)
         counters.take(meters, [1], NOW)
-    assert len(counters._ready) == 2
+    assert [is_ready(counters, meters) for meters in kept] == [False, False, True, True, True]
     assert [counters.take(meters, [1], NOW).used for meters in kept] == [(3,)] * 5
 
 
