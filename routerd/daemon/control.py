@@ -117,6 +117,8 @@ class Control:
         return await self.crew.publish(package)
 
     async def _changed(self, seen_at_s: float) -> None:
+        if await self.reloader.waited():  # somebody asked right after the edit and was faster; if not, the next look says so
+            return
         outcome = await self.reloader.request("file", seen_at_s)
         if outcome.untried:
             self.watcher.throttle.hold(time.monotonic() + NO_WORKER_PAUSE_S)

@@ -123,6 +123,7 @@ class Reloader:
         self._clock = clock
         self._wall = wall
         self._queue: list[_Job] = []
+        self._running: _Job | None = None
         self._kick = asyncio.Event()
         self._number = 0  # of the last generation tried; a number is never used twice
         self._held = ""  # the digest that was rolled back
@@ -154,6 +155,13 @@ class Reloader:
         """Ask for the content of an earlier generation to serve again."""
         return self._add(_Job(trigger=trigger, back_to=to, because=because))
 
+    async def waited(self) -> bool:
+        """Wait for the reload that runs, if one does; return whether one did."""
+        job = self._running
+        if job is not None:
+            await asyncio.wait((job.outcome,))
+        return job is not None
+
     @property
     def drifts(self) -> bool:
         """Whether the files, as last read, would serve something else than what serves."""
@@ -170,12 +178,14 @@ class Reloader:
             await self._kick.wait()
             self._kick.clear()
             while self._queue:
-                job = self._queue.pop(0)
+                job = self._running = self._queue.pop(0)
                 try:
                     outcome = await self._run(job)
                 except BaseException:
                     job.outcome.cancel()
                     raise
+                finally:
+                    self._running = None
                 if not job.outcome.done():
                     job.outcome.set_result(outcome)
 

@@ -17,7 +17,7 @@ from routerd.daemon.workers.generation import Package, WorkerGone, build_problem
 from routerd.errors import ConfigError, Problem
 from routerd.graph import Graph
 from routerd.observe import Metrics
-from tests.daemon.fakes import graph, problem
+from tests.daemon.fakes import graph, problem, until
 
 MAIN = Path("routes.yaml")
 
@@ -199,6 +199,21 @@ async def test_requests_that_wait_share_one_reload_that_reads_the_newest_bytes(d
     assert (await running).digest == "b"
     assert (await waiting[0]).digest == "c"
     assert desk.loads == 3
+
+
+async def test_who_saw_the_edit_too_can_wait_for_the_reload_that_reads_it(desk: Desk) -> None:
+    assert not await desk.reloader.waited()
+    desk.may_publish.clear()
+    asked = desk.reloader.request("api")
+    await until(lambda: desk.loads)
+    waiting = asyncio.create_task(desk.reloader.waited())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    desk.may_publish.set()
+    assert await waiting
+    assert asked.done()
+    assert not await desk.reloader.waited()
+    assert desk.loads == 1
 
 
 async def test_the_same_problems_are_written_to_the_log_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
