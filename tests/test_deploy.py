@@ -10,13 +10,16 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 
+from routerd.observe import FAMILIES
 from tests.support.daemon import ROUTERD
 from tests.support.process import clean_environ
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
-UNIT = (REPO / "deploy" / "routerd.service").read_text()
-IMAGE = (REPO / "deploy" / "Dockerfile").read_text()
+DEPLOY = REPO / "deploy"
+UNIT = (DEPLOY / "routerd.service").read_text()
+IMAGE = (DEPLOY / "Dockerfile").read_text()
 
 
 def help_of(command: str) -> str:
@@ -25,8 +28,7 @@ def help_of(command: str) -> str:
 
 def test_systemd_accepts_the_unit(tmp_path: pathlib.Path) -> None:
     tool = shutil.which("systemd-analyze")
-    if tool is None:
-        pytest.skip("systemd-analyze is not installed")
+    assert tool is not None, "systemd-analyze is not installed"
     unit = tmp_path / "routerd.service"
     version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout
     told = UNIT if int(version.split()[1]) >= 253 else UNIT.replace("Type=notify-reload", "Type=notify")  # as its comment says
@@ -56,6 +58,22 @@ def test_every_variable_is_one_that_serve_reads(text: str) -> None:
     assert named
     for variable in named:
         assert variable in shown
+
+
+def test_the_guide_to_replicas_names_what_there_is() -> None:
+    guide = (DEPLOY / "replicas.md").read_text()
+    metrics, alerts = set(re.findall(r"\brouterd_\w+", guide)), set(re.findall(r"\bRouterd[A-Z]\w+", guide))
+    assert metrics
+    assert metrics <= set(FAMILIES)
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"]
+    known = {rule["alert"] for group in groups for rule in group["rules"]}
+    assert alerts
+    assert alerts <= known
+    shown = help_of("serve")
+    unknown = {flag for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", guide) if flag not in shown}
+    assert unknown == set()
+    for file in re.findall(r"`([\w./-]+\.(?:yaml|json|md|service))`", guide):
+        assert (DEPLOY / file).exists() or file == "routes.yaml", file
 
 
 def test_the_stop_timeout_leaves_room_for_the_drain() -> None:
