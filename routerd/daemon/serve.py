@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -78,7 +79,8 @@ def serve(settings: Settings) -> int:
 
 
 def _cannot_listen(address: Address, exc: OSError, flag: str) -> int:
-    log.error("cannot listen on %s: %s; choose another address with %s", address, exc.strerror or exc, flag)
+    who = "; is another routerd running there (`routerd status`)? Else" if exc.errno == errno.EADDRINUSE else ";"
+    log.error("cannot listen on %s: %s%s choose another address with %s", address, exc.strerror or exc, who, flag)
     return CANNOT_REACH
 
 

@@ -241,15 +241,17 @@ class Listeners:
 
     def __init__(self, address: Address, count: int, inherited: socket.socket | None = None) -> None:
         self._inherited = inherited
+        self._claim: socket.socket | None = None
         if inherited is not None:  # one queue for all workers, held by the service manager over restarts
             self.address = address_of(inherited)
             self._sockets: list[socket.socket | None] = [inherited.dup() for _ in range(count)]
             return
         # A first bind without SO_REUSEPORT finds out whether another daemon is there; sharing would succeed in silence.
         probe = bind(address, shared=False)
-        port = probe.getsockname()[1]
+        bound = address_of(probe)
         probe.close()
-        self.address = Address(address.host, port)
+        self.address = Address(address.host, bound.port)
+        self._claim = _claimed(bound)
         self._sockets = [bind(self.address, shared=True) for _ in range(count)]
 
     @property
@@ -276,5 +278,21 @@ class Listeners:
         """Stop taking connections."""
         for index in range(len(self._sockets)):
             self.close(index)
-        if self._inherited is not None:
-            self._inherited.close()
+        for held in (self._inherited, self._claim):
+            if held is not None:
+                held.close()
+
+
+def _claimed(address: Address) -> socket.socket:
+    """Claim an address for this daemon until the socket is closed; OSError when another one has.
+
+    Its sockets listen a second later, and until then a bind beside them succeeds (socket(7), SO_REUSEADDR): of two daemons
+    that were started at the same time, each got half of the connections. An abstract name (unix(7)) ends with its process.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0routerd {address}")
+    except OSError:
+        claim.close()
+        raise
+    return claim

@@ -113,6 +113,7 @@ def test_a_port_in_use_is_exit_3_and_names_the_flag(tmp_path: Path) -> None:
             argv = [sys.executable, "-m", "routerd.daemon.cli", "serve", "--config", str(file), *flags]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             assert done.returncode == 3
+            assert "is another routerd running there (`routerd status`)?" in done.stderr
             assert f"choose another address with {flags[-2]}" in done.stderr
             assert "Traceback" not in done.stderr
 

@@ -112,6 +112,15 @@ def test_a_port_that_another_daemon_shares_among_its_workers_is_taken() -> None:
     first.close_all()
 
 
+def test_two_daemons_that_start_at_the_same_time_do_not_share_a_port() -> None:
+    """The first one does not listen yet, so the kernel would let them."""
+    first = Listeners(Address("127.0.0.1", 0), 2)
+    with pytest.raises(OSError, match="in use"):
+        Listeners(first.address, 1)
+    first.close_all()  # it drains: its successor may start
+    Listeners(first.address, 1).close_all()
+
+
 def test_a_closed_socket_comes_back_on_the_same_port() -> None:
     listeners = Listeners(Address("127.0.0.1", 0), 2)
     listeners.close(1)
