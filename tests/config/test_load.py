@@ -328,3 +328,7 @@ def test_two_targets_without_a_comma_are_no_model(hints_of: Callable[..., list[s
 def test_the_long_form_takes_a_model_with_a_space(load_text: LoadText) -> None:
     graph = load_text(HEAD + "models: {m: {chain: [{provider: demo, model: my model}]}}\n").graph
     assert graph.routes["m"].chain[0].targets[0].model == "my model"
+
+
+def test_a_key_of_digits_is_told_to_be_quoted_and_never_shown(hints_of: Callable[..., list[str]]) -> None:
+    assert hints_of(HEAD + MODELS + "clients: {team: {key: 12345}}\n") == ["quote it"]

@@ -172,7 +172,8 @@ class _Writer:
         if not fitting:
             writable = any(isinstance(b, dict) and b.get("writeOnly") for b in branches)
             got = _kind(error.instance) if writable else self._got(error, path)
-            hint = f'quote it: "{describe(error.instance)}"' if isinstance(error.instance, int | float) and not writable else ""
+            quoted = "quote it" if writable else f'quote it: "{describe(error.instance)}"'
+            hint = quoted if isinstance(error.instance, int | float) and not isinstance(error.instance, bool) else ""
             self._add("wrong-type", path, f"expected {_title(error)}, got {got}", hint)
             return
         best = max(fitting.values(), key=_fit)
