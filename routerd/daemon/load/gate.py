@@ -58,15 +58,23 @@ def _is(endpoint: Endpoint, own: Address) -> bool:
     parts = urlsplit(endpoint.url)
     if parts.scheme != "http" or (parts.port or 80) != own.port:
         return False
-    return parts.hostname == own.host or (_is_this_host(parts.hostname or "") and _is_this_host(own.host))
+    asked = _addresses(parts.hostname or "")
+    everywhere = own.host in ("0.0.0.0", "::")
+    return parts.hostname == own.host or bool(asked & _addresses(own.host)) or (everywhere and any(map(_is_loopback, asked)))
 
 
-def _is_this_host(host: str) -> bool:
+def _addresses(host: str) -> frozenset[str]:
+    """Return what is reached under a name or address, as far as that can be said without asking anybody."""
+    if host in ("localhost", "0.0.0.0", "::") or host.endswith(".localhost"):  # RFC 6761 section 6.3; connect(2) to no address
+        return frozenset({"127.0.0.1", "::1"})
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        return frozenset({str(ipaddress.ip_address(host.partition("%")[0]))})
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761 section 6.3
-    return address.is_loopback or address.is_unspecified
+        return frozenset()
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
 
 
 def _asks_itself(loaded: Loaded, endpoint: Endpoint, flag: str, main: str) -> Problem:

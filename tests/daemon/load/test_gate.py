@@ -28,7 +28,10 @@ def routes(folder: Path, provider: str, more: str = "") -> Loaded:
     [
         ("http://127.0.0.1:8080/v1", HERE),
         ("http://localhost:8080/v1", HERE),
-        ("http://[::1]:8080/v1", HERE),
+        ("http://[::1]:8080/v1", replace(HERE, data=Address("::1", 8080))),
+        ("http://gpu.localhost:8080/v1", HERE),
+        ("http://127.0.0.2:8080/v1", EVERYWHERE),
+        ("http://router.internal:8080/v1", replace(HERE, data=Address("router.internal", 8080))),
         ("http://127.0.0.1:8079", HERE),  # the admin listener is no engine either
         ("http://localhost:8080", EVERYWHERE),
         ("http://0.0.0.0:8080", EVERYWHERE),
@@ -45,7 +48,14 @@ def test_a_provider_at_an_own_address_is_refused(url: str, listening: Listening,
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:8081/v1", "http://gpu.internal:8080/v1", "http://10.0.0.5:8080", "https://localhost:8080/v1"],
+    [
+        "http://127.0.0.1:8081/v1",
+        "http://127.0.0.2:8080/v1",
+        "http://[::1]:8080/v1",
+        "http://gpu.internal:8080/v1",
+        "http://10.0.0.5:8080",
+        "https://localhost:8080/v1",
+    ],
 )
 def test_others_are_not(url: str, tmp_path: Path) -> None:
     assert unfit(routes(tmp_path, f"base_url: {url}\n    auth: {{type: none}}"), HERE, "routes.yaml") == ()
