@@ -186,15 +186,19 @@ class Attempts:
         return lease if lease is None or isinstance(lease, Lease) else await lease
 
     def finish(self, answer: Answer, usage: Usage | None) -> None:
-        """Give back what a good answer held. `usage` None: the upstream did not say, the reservation stands."""
-        now_s = self._setting.now()
+        """Give back what a good answer held, and count its attempt. `usage` None: not said, the reservation stands."""
+        now_s, record = self._setting.now(), self.records[-1]
         endpoint = answer.planned.endpoint.name
         self.health.end(endpoint)
         sink = answer.relay or answer.passage
         if sink is not None and sink.broke:
             self.health.failed(endpoint, answer.started_s, now_s)
+            ended = sink.finished.result()
+            record.result, record.reason = str(ended.error_type), ended.value
+            record.duration_s = now_s - answer.started_s
         else:
             self.health.succeeded(endpoint, answer.started_s, now_s)
+        self.lane.count_attempt(record.target, record.result)
         if answer.lease is not None:
             answer.lease.close(spent(usage, answer.planned.target.price) if usage is not None else None, now_s)
 
@@ -243,8 +247,8 @@ class Attempts:
             ended_s = now()
             record.duration_s = ended_s - started_s
             self.upstream_s += record.duration_s
-            self.lane.count_attempt(record.target, record.result)
             if not kept:
+                self.lane.count_attempt(record.target, record.result)
                 health.end(name)
                 if lease is not None:
                     lease.close(NOTHING, ended_s)

@@ -46,6 +46,7 @@ __all__ = ["Gateway"]
 LISTS = frozenset({"/v1/models", "/api/v1/models"})
 ONE = ("/v1/models/", "/api/v1/models/")
 LAST_WORDS_S = 0.5  # for the answers of what the drain did not wait for; no upstream is asked any more
+ADMIN = ("/metrics", "/ui", "/-/", "/events")  # where people look first; they are on a listener of their own
 BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 
 
@@ -238,6 +239,8 @@ class Gateway:
             return one_model(generation, request, fields, name, self._started_unix_s)
         if path == "/health":
             return cast(web.StreamResponse, Reply(200, fields + JSON_FIELD, b'{"status":"ok"}'))
+        if path.startswith(ADMIN):
+            raise NotFound(f"{path[:200]!r} is not served here but by the admin listener (`--admin`).")
         raise NotFound(f"There is no {method} {path[:200]!r} here; the API is under /v1.")
 
     def _render_unparsed(self, request: web.BaseRequest, status: int, message: str) -> Reply:

@@ -281,8 +281,8 @@ class ModelCall(Story):
     def _interrupted(self, planned: Planned, ended: Ended) -> None:
         gone = ended is Ended.CLIENT_STALLED
         self._outcome = "client_gone" if gone else "truncated"
-        kinds = {Ended.CLIENT_STALLED: ErrorType.CALLER_GONE, Ended.ERROR_EVENT: ErrorType.UPSTREAM_STREAM_ERROR}
-        self._error_type = str(kinds.get(ended, ErrorType.UPSTREAM_STREAM_CUT))
+        self._error_type = str(ended.error_type)
+        self._said = ""  # of the attempts: as they are now
         self._shared.metrics.counter("routerd_stream_interruptions_total", planned.target.label, ended.value).inc()
 
     def _reserve(

@@ -177,6 +177,10 @@ async def test_a_wrong_path_or_method_has_openais_shape_too(daemon: Start, upstr
     headers = {"authorization": "Bearer sk-digest"}
     missing = await fetch(running, "/v1/nothing", headers=headers)
     assert (missing.status, missing.error["code"]) == (404, "not_found")
+    for path in ("/metrics", "/ui", "/-/status"):
+        elsewhere = await fetch(running, path)
+        assert elsewhere.status == 404
+        assert "admin listener" in elsewhere.error["message"]
     wrong = await fetch(running, CHAT, method="GET", headers=headers)
     assert (wrong.status, wrong.error["code"]) == (405, "method_not_allowed")
     assert "POST" in wrong.headers["allow"]

@@ -168,6 +168,9 @@ async def test_what_breaks_after_the_commit_is_told_in_the_clients_words(rig: Ri
     samples = await rig.daemon.metrics()
     interrupted = {k: v for k, v in samples.items() if k.startswith("routerd_stream_interruptions_total") and f'"{at}/x"' in k}
     assert sum(interrupted.values()) == 2
+    attempts = {k: v for k, v in samples.items() if k.startswith("routerd_attempts_total") and f'"{at}/x"' in k}
+    assert sum(attempts.values()) == 2
+    assert attempts.get(f'routerd_attempts_total{{result="ok",target="{at}/x"}}', 0) == 0  # though it had begun well
     assert samples[f'routerd_requests_total{{client="_anonymous",outcome="truncated",route="{at}"}}'] == 2
 
 

@@ -10,6 +10,7 @@ import enum
 from typing import Protocol
 
 from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.errors import ErrorType
 from routerd.messages import WireResponse
 from routerd.upstream import Exchange
 
@@ -44,7 +45,13 @@ class Ended(enum.Enum):
     DEADLINE = "deadline"
     CLIENT_STALLED = "client_gone"
 
+    @property
+    def error_type(self) -> ErrorType:
+        """What it is called where errors are told; of a stream that did not end well."""
+        return _ERROR_TYPES.get(self, ErrorType.UPSTREAM_STREAM_CUT)
 
+
+_ERROR_TYPES = {Ended.CLIENT_STALLED: ErrorType.CALLER_GONE, Ended.ERROR_EVENT: ErrorType.UPSTREAM_STREAM_ERROR}
 _UPSTREAMS_FAULT = frozenset({Ended.CUT, Ended.IDLE, Ended.ERROR_EVENT})
 
 
