@@ -81,13 +81,15 @@ def zsh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb", "PS1": "zsh-> "})
+        argv = ["zsh", "-f", "-i", "+o", "prompt_sp", "+o", "prompt_cr"]  # the prompt, and nothing before it
+        os.execvpe("zsh", argv, {**os.environ, "TERM": "dumb", "PS1": "zsh-> "})
 
     def until(mark: str) -> str:
         seen, ends_at_s = "", time.monotonic() + 20
         while mark not in seen and time.monotonic() < ends_at_s:
             if select.select([terminal], [], [], 0.2)[0]:
                 seen += os.read(terminal, 65536).decode(errors="replace")
+        assert mark in seen
         return seen
 
     def typed(line: str) -> str:
