@@ -135,6 +135,11 @@ async def test_an_edit_that_breaks_requests_is_rolled_back_by_itself(daemon: Sta
         assert (await fetch(running, CHAT, ask())).status == 200
     running.write(watched(bad))
     await running.generation(2)
+
+    async def watched_closely() -> bool:  # from a moment after it serves
+        return (await running.status())["probation"] is not None
+
+    await until(watched_closely)
     assert (await running.status())["probation"]["back_to"] == 1
     for _ in range(12):
         await fetch(running, CHAT, ask())
