@@ -3,7 +3,7 @@
 `python -m routerd.daemon.workers.worker JSON` is started by control with inherited descriptors: the socket to control, the
 listening socket, the shared counters and board. It builds and swaps generations, reports its series each second, writes access
 records while there are any, drains when told. It handles no signal: control decides, and it ends when control ends. It must not
-import YAML, a schema library, prometheus_client or `routerd.config`: with N workers their memory would be paid N times.
+import YAML, a schema library, watchfiles, prometheus_client or `routerd.config`: their memory would be paid N times.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ async def test_it_ends_when_control_goes_while_it_drains(desk: Desk) -> None:
 
 
 def test_a_worker_process_does_not_carry_what_only_control_needs() -> None:
-    heavy = ["yaml", "jsonschema", "jsonschema_rs", "prometheus_client", "routerd.config"]
+    heavy = ["yaml", "jsonschema", "jsonschema_rs", "watchfiles", "prometheus_client", "routerd.config"]
     program = (
         "import sys, routerd.daemon.workers.worker, routerd.server, routerd.state\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
