@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Sequence
-from fcntl import LOCK_EX, LOCK_UN, lockf
+from fcntl import LOCK_EX, LOCK_UN, flock
 
 from routerd.messages import Handle, Taken
 from routerd.state import calendar, pace, window
@@ -23,7 +23,7 @@ from routerd.state.calendar import CALENDAR
 from routerd.state.journal import Journal
 from routerd.state.pace import PACED, PARTS
 from routerd.state.ready import Meter, Ready
-from routerd.state.table import BUCKETS, DATA, HEAD, OVERFLOWS, TOTAL, WIDTH, Ranges, Table
+from routerd.state.table import BUCKETS, DATA, HEAD, OVERFLOWS, TOTAL, WIDTH, Table
 
 SLOTS = 16384
 WORKERS = 33  # columns that fit where a window has its buckets: more workers cost memory a slot
@@ -32,21 +32,21 @@ MOST = 1 << 62  # shadow mode may fill a bucket without end; a word holds no mor
 MOST_READY = 4096  # kinds of requests that come more than once a bucket: about 2.4 KB each
 TRIES = 8  # a slot may be taken over between finding and locking it, only in a full table
 _UNCOUNTED = (0, 0, 0, 0)  # a handle: slot, stamp, record in the journal or 0, WIDTH of the slot
-_SLOT = struct.Struct("=16s4q")  # the first words of a slot: its key, WIDTH, DIRTY, HEAD, TOTAL
+_slot_of = struct.Struct("=16s4q").unpack_from  # the first words of a slot: its key, WIDTH, DIRTY, HEAD, TOTAL
 _make = tuple.__new__  # a NamedTuple without its slow way in
 
 
 class LocalCounters:
     """The counters as one worker sees them. One thread; any number of processes."""
 
-    __slots__ = ("_journal", "_locks", "_periods", "_ready", "_table", "_unix", "_widths", "_words", "_worker")
+    __slots__ = ("_apart", "_journal", "_lock_fd", "_periods", "_ready", "_table", "_unix", "_widths", "_words", "_worker")
 
     def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time) -> None:
         if not 0 <= worker < table.workers:
             raise ValueError(f"worker {worker} of {table.workers}")
         self._table = table
         self._words = table.words
-        self._locks = table.workers > 1
+        self._lock_fd, self._apart = table.lock_fd, table.apart
         self._worker = worker
         self._journal = Journal(table, worker)
         self._unix = unix
@@ -84,29 +84,33 @@ class LocalCounters:
     def take(self, meters: Sequence[Meter], amounts: Sequence[int], now_s: float) -> Taken:
         """Take all amounts or none. Keys are distinct. Over all processes no limit is ever passed."""
         ready = self._ready.get(id(meters))
-        if ready is None or ready.meters is not meters or now_s >= ready.until_s:
+        if ready is None or now_s >= ready.until_s or (ready.until_unix_s and self._unix() >= ready.until_unix_s):
             return self._take_slowly(meters, amounts, int(now_s * 1e6))
-        if ready.until_unix_s and self._unix() >= ready.until_unix_s:
-            return self._take_slowly(meters, amounts, int(now_s * 1e6))
-        for first, span in ready.locks:
-            lockf(self._table.fd, LOCK_EX, span, first)
+        lock_fd, apart = self._lock_fd, self._apart
+        if lock_fd:
+            flock(lock_fd, LOCK_EX)
+        elif apart:
+            self._table.lock(ready.bases)
         try:
             used = ready.add(amounts)
         finally:
-            for first, span in ready.locks:
-                lockf(self._table.fd, LOCK_UN, span, first)
+            if lock_fd:
+                flock(lock_fd, LOCK_UN)
+            elif apart:
+                self._table.unlock(ready.bases)
         if used is None:
             return self._take_slowly(meters, amounts, int(now_s * 1e6))
         handles: Sequence[Handle] = ready.handles
-        if ready.settled:
-            handles = [*handles]
-            for i, key, base, stamp, width in ready.settled:
-                handles[i] = (base, stamp, self._journal.note(key, stamp, amounts[i]), width)
+        settled = ready.settled
+        if settled:
+            handles, note = [*handles], self._journal.note
+            for i, key, base, stamp, width in settled:
+                handles[i] = (base, stamp, note(key, stamp, amounts[i]), width)
         return _make(Taken, (handles, -1, 0.0, used, ()))
 
     def _take_slowly(self, meters: Sequence[Meter], amounts: Sequence[int], now_us: int) -> Taken:
         """The same in every case. Slots that are found up to date are made ready for the next take of these meters."""
-        (bases, ranges), words = self._lock(meters, now_us), self._words
+        bases, words = self._lock(meters, now_us), self._words
         try:
             used: list[int] = []
             over: tuple[int, ...] = ()
@@ -134,7 +138,7 @@ class LocalCounters:
                 self._make_ready(meters, bases)
             return _make(Taken, (handles, -1, 0.0, tuple(used), over))
         finally:
-            self._unlock(ranges)
+            self._table.unlock(bases)
 
     def _make_ready(self, meters: Sequence[Meter], bases: Sequence[int]) -> None:
         """Have the next take of these meters go the short way. One that comes once a bucket, or with a new list, cannot."""
@@ -146,11 +150,11 @@ class LocalCounters:
     def count(self, meter: Meter, amount: int, now_s: float) -> None:
         """Count the amount for good, whatever the limit: it was used somewhere else."""
         now_us = int(now_s * 1e6)
-        (base,), ranges = self._lock((meter,), now_us)
+        (base,) = self._lock((meter,), now_us)
         if base:
             self._used_now(meter, base, now_us)
             self._count(meter, base, amount, now_us)
-            self._unlock(ranges)
+            self._table.unlock((base,))
 
     def settle(
         self, meters: Sequence[Meter], handles: Sequence[Handle], taken: Sequence[int], used: Sequence[int], now_s: float
@@ -175,11 +179,13 @@ class LocalCounters:
 
     def _gave_back(self, key: bytes, base: int, stamp: int, width: int, amount: int) -> bool:
         """Give back to a sliding window that has the width that it had; False: it is another case."""
-        words, table, locks = self._words, self._table, self._locks
-        if locks:
-            lockf(table.fd, LOCK_EX, 1, base)
+        words, table, lock_fd, apart = self._words, self._table, self._lock_fd, self._apart
+        if lock_fd:
+            flock(lock_fd, LOCK_EX)
+        elif apart:
+            table.lock((base,))
         try:
-            found, its_width, dirty, head, total = _SLOT.unpack_from(table.memory, 8 * base)
+            found, its_width, dirty, head, total = _slot_of(table.memory, 8 * base)
             bucket = stamp // width
             if found != key or its_width != width or dirty or bucket > head or total < amount:
                 return False
@@ -191,12 +197,14 @@ class LocalCounters:
             words[base + TOTAL] = total - amount
             return True
         finally:
-            if locks:
-                lockf(table.fd, LOCK_UN, 1, base)
+            if lock_fd:
+                flock(lock_fd, LOCK_UN)
+            elif apart:
+                table.unlock((base,))
 
     def _correct(self, meter: Meter, stamp: int, less: int, now_us: int) -> None:
         """Correct one take in any case."""
-        (base,), ranges = self._lock((meter,), now_us)
+        (base,) = self._lock((meter,), now_us)
         if not base:
             return
         try:
@@ -205,7 +213,7 @@ class LocalCounters:
             else:
                 self._add_late(meter, base, -less, now_us)
         finally:
-            self._unlock(ranges)
+            self._table.unlock((base,))
 
     def _add_late(self, meter: Meter, base: int, amount: int, now_us: int) -> None:
         """Count what was used beyond the estimate, in the window that the slot has."""
@@ -234,11 +242,11 @@ class LocalCounters:
         base = self._table.find(meter.key)
         if not base:
             return 0
-        self._table.lock(base)
+        self._table.lock((base,))
         try:
             return self._used_now(meter, base, int(now_s * 1e6)) if self._table.holds(base, meter.key) else 0
         finally:
-            self._table.unlock(base)
+            self._table.unlock((base,))
 
     def drop_worker(self, worker: int) -> int:
         """Return what a dead worker held and had reserved; how much that was. Call it before its successor starts as that number.
@@ -249,51 +257,45 @@ class LocalCounters:
         for base in table.slots():
             column = base + DATA + worker
             if words[base] and not words[base + WIDTH] and words[column]:
-                table.lock(base)
+                table.lock((base,))
                 try:
                     if not words[base + WIDTH]:
                         dropped += words[column]
                         words[column] = 0
                 finally:
-                    table.unlock(base)
+                    table.unlock((base,))
         for key, stamp, amount in Journal(table, worker).empty():
             base = table.find(key)
             if not base:
                 continue
-            table.lock(base)
+            table.lock((base,))
             try:
                 if table.holds(base, key):
                     self._give_back(base, stamp, amount)
                     dropped += amount
             finally:
-                table.unlock(base)
+                table.unlock((base,))
         return dropped
 
-    def _lock(self, meters: Sequence[Meter], now_us: int) -> tuple[list[int], Ranges]:
-        """Return the locked slots of all meters, 0 where the table is full, and what is to be unlocked."""
+    def _lock(self, meters: Sequence[Meter], now_us: int) -> list[int]:
+        """Return the locked slots of all meters, 0 where the table is full."""
         table = self._table
         for _ in range(TRIES):
             bases, lost = [], []
             for meter in meters:
                 key = meter.key
                 bases.append(table.known.get(key) or table.find(key) or self._insert(meter, now_us))
-            ranges = table.ranges(bases) if self._locks else ()
-            for first, span in ranges:
-                table.lock(first, span)
+            table.lock(bases)
             for i, base in enumerate(bases):
                 if base and table.memory[8 * base : 8 * base + 16] != meters[i].key:
                     lost.append(meters[i].key)  # the slot is another's now
             if not lost:
-                return bases, ranges
-            self._unlock(ranges)
+                return bases
+            table.unlock(bases)
             for key in lost:
                 table.forget(key)
         self._words[OVERFLOWS] += 1
-        return [0] * len(meters), ()
-
-    def _unlock(self, ranges: Ranges) -> None:
-        for first, span in ranges:
-            self._table.unlock(first, span)
+        return [0] * len(meters)
 
     def _insert(self, meter: Meter, now_us: int) -> int:
         return self._table.insert(meter.key, self._form(meter), lambda base: self._idle(base, now_us))

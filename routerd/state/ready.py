@@ -53,7 +53,7 @@ class Ready:
 
     __slots__ = (
         "_columns", "_limits", "_one", "_places", "_set", "_states", "_states_of", "_table", "_values_of",
-        "handles", "locks", "meters", "settled", "until_s", "until_unix_s",
+        "bases", "handles", "meters", "settled", "until_s", "until_unix_s",
     )  # fmt: skip
 
     def __init__(self, table: Table, worker: int, meters: Sequence[Meter], bases: Sequence[int], unix_s: float) -> None:
@@ -82,7 +82,7 @@ class Ready:
         self.until_s = (until_us - 1) / 1e6  # on the clock of sliding windows; a microsecond before, for the rounding of floats
         self.handles = tuple(handles)
         self.settled = tuple(settled)
-        self.locks = table.ranges(bases)
+        self.bases = bases
         self._table = table
         self._set = words.__setitem__
         self._one = len(bases) == 1

@@ -1,6 +1,6 @@
 """What budgets in shared memory cost: reserve and close of one charge, as a worker does them for a request.
 
-With one worker a slot is not locked; with two it is, by a record lock of the kernel (two system calls), held for microseconds.
+With one worker a slot is not locked; with two it is, by a lock of the kernel (two system calls), held for microseconds.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def hold(counters: LocalCounters) -> None:
 def keep_lock(counters: LocalCounters) -> None:
     """Keep the lock of budget `one` until killed."""
     counters.take([Budget("one", 100)], [1], time.monotonic())
-    counters._table.lock(counters._table.find(Budget("one", 100).key))
+    counters._table.lock([counters._table.find(Budget("one", 100).key)])
     say("locked")
     sys.stdin.readline()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.state import LocalCounters
+from routerd.state.table import FEW_WORKERS
 from tests.state.hammer import Budget
 
 NOW = 5000.0
@@ -149,8 +151,9 @@ def test_a_worker_without_a_column_is_refused(counters: LocalCounters) -> None:
         LocalCounters.attach(os.dup(counters.fd), worker=3)
 
 
-def test_a_full_table_lets_pass_uncounted_and_says_so() -> None:
-    counters = LocalCounters.create(slots=2, workers=1)
+@pytest.mark.parametrize("workers", [1, FEW_WORKERS, FEW_WORKERS + 1])
+def test_a_full_table_lets_pass_uncounted_and_says_so(workers: int) -> None:
+    counters = LocalCounters.create(slots=2, workers=workers)
     for name in ("a", "b"):
         assert take(counters, Budget(name, 1))
     over = Budget("c", 1)
@@ -160,9 +163,37 @@ def test_a_full_table_lets_pass_uncounted_and_says_so() -> None:
     assert counters.overflows == 1
     counters.settle([over], [taken.handles[0]], [1], [5], NOW)
     counters.settle([over], [taken.handles[0]], [1], [0], 0.0)
+    counters.count(over, 1, NOW)
     assert counters.used(over, NOW) == 0
     assert not take(counters, Budget("a", 2))  # what has a slot stays exact
+    assert free(counters)
     counters.close()
+
+
+@pytest.mark.parametrize("workers", [2, FEW_WORKERS])
+def test_no_lock_is_left_behind(workers: int) -> None:
+    counters = LocalCounters.create(slots=64, workers=workers)
+    meters, limits = (Budget("t", 100, settled=True), Budget("s", 2, 0.0)), [30, 1]
+    done = [counters.take(meters, limits, NOW) for _ in range(2)]
+    assert counters.take(meters, limits, NOW).refused >= 0
+    for taken, used in zip(done, ([5, 0], [80, 0]), strict=True):  # less and more than was taken
+        counters.settle(meters, taken.handles, limits, used, NOW)
+    counters.settle(meters[:1], done[0].handles[:1], [30], [5], NOW + 9e5)  # its window is over
+    assert counters.drop_worker(1) == 0
+    assert free(counters)
+    counters.close()
+
+
+def free(counters: LocalCounters) -> bool:
+    """Tell whether another process could lock the slots now, where they have one lock."""
+    other = os.open(f"/proc/self/fd/{counters.fd}", os.O_RDWR)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(other)
+    return True
 
 
 def test_a_churn_of_subjects_never_fills_the_table() -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from routerd.state import LocalCounters
-from routerd.state.table import RANGE_WORKERS
+from routerd.state.table import FEW_WORKERS
 from tests.state.hammer import Budget
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[[str, int], subprocess.Popen[str]]
 
 
-@pytest.fixture(params=[RANGE_WORKERS, 5], ids=["one range", "slot by slot"])
+@pytest.fixture(params=[FEW_WORKERS, FEW_WORKERS + 1], ids=["one lock", "slot by slot"])
 def counters(request: pytest.FixtureRequest) -> Iterator[LocalCounters]:
     workers: int = request.param
     counters = LocalCounters.create(slots=512, workers=workers, worker=workers - 1)
