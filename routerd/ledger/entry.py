@@ -52,8 +52,8 @@ class Batch:
     data: bytes
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[tuple[str | int, ...]]).decode
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[tuple[str | int, ...]]).decode
 
 
 def encode(entries: Sequence[Entry]) -> bytes:
@@ -67,7 +67,7 @@ def encode(entries: Sequence[Entry]) -> bytes:
 def decode(data: bytes) -> list[tuple[str | int, ...]]:
     """Return the entries, each with the values of Entry in order, as any database takes them."""
     entries = _decode(data)
-    if b"\0" in data:  # numbers hold such bytes too: looked at closely only then
+    if b"\\u0000" in data:  # a NUL in JSON; what merely looks like one is looked at in vain
         return [tuple([_clean(value) for value in entry]) for entry in entries]
     return entries
 
