@@ -18,7 +18,9 @@ __all__ = ["PEERS", "Gateway", "Running", "nginx", "peer", "routerd"]
 
 Argv = Callable[[pathlib.Path, int, int], list[str]]  # directory, own port, upstream's port
 PEERS = {"vllm-router": "vllm-router", "sglang-router": "sglang-router", "litellm": "litellm", "portkey": "gateway"}
-SLOW_PEERS = frozenset({"litellm", "portkey"})  # hundreds of requests a second: they get less load, or they would refuse it
+SLOW_PEERS = frozenset({"litellm", "portkey"})  # hundreds of requests a second: they get fewer streams, or they would break them
+WARM_S = 0.4
+WARM_SLOW_S = 10.0  # V8 has compiled what Portkey runs after some 5,000 requests: then a request costs half of the first ones
 KEY = {"Authorization": "Bearer sk-bench"}
 LITELLM = """
 model_list:
@@ -29,13 +31,14 @@ model_list:
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """One way to run a gateway. `headers`: what a request to it must carry."""
+    """One way to run a gateway. `headers`: what a request to it must carry; `warm_s`: how long it runs before it is measured."""
 
     name: str
     argv: Argv
     headers: Callable[[int], Mapping[str, str]] = field(default=lambda upstream: KEY)
     core: int | str = rig.GATEWAY_CORE
     workers_are_children: bool = False
+    warm_s: float = WARM_S
 
 
 class Running:
@@ -123,14 +126,19 @@ def peer(name: str, told: Mapping[str, str]) -> Gateway | None:
     if path is None:
         return None
     if name == "litellm":
-        return Gateway(name=name, argv=lambda directory, port, upstream: _litellm(path, directory, port, upstream))
+        return Gateway(
+            name=name, argv=lambda directory, port, upstream: _litellm(path, directory, port, upstream), warm_s=WARM_SLOW_S
+        )
     if name == "portkey":
 
         def headers(upstream: int) -> Mapping[str, str]:
             return {**KEY, "x-portkey-provider": "openai", "x-portkey-custom-host": f"http://127.0.0.1:{upstream}/v1"}
 
         return Gateway(
-            name=name, argv=lambda _directory, port, _upstream: [path, f"--port={port}", "--headless"], headers=headers
+            name=name,
+            argv=lambda _directory, port, _upstream: [path, f"--port={port}", "--headless"],
+            headers=headers,
+            warm_s=WARM_SLOW_S,
         )
     first = ["launch"] if name == "sglang-router" else []
     return Gateway(name=name, argv=lambda _directory, port, upstream: [path, *first, *_rust(port, upstream)])

@@ -20,7 +20,6 @@ from tests.bench.report import Row
 __all__ = ["Contender", "Lab", "Plan", "Sample"]
 
 SETTLE_S = 0.15  # access records and ledger entries are handed over each 100 ms: their cost belongs to the load
-WARM_S = 0.4
 CALM_S, CALM_WITHIN_S, CALM_SHARE = 0.3, 5.0, 0.1
 
 
@@ -136,7 +135,7 @@ class Lab:
         kind = (contender.gateway.name, contender.models, bool(load.chunks))
         if warm and kind not in self._warm:
             self._warm.add(kind)
-            few = replace(load, connections=min(32, load.connections), seconds=WARM_S, spread_s=0.0)
+            few = replace(load, connections=min(32, load.connections), seconds=contender.gateway.warm_s, spread_s=0.0)
             rig.put_load(self.directory, running.port, files, few)
         before_s = running.cpu_s()
         seen = rig.put_load(self.directory, running.port, files, load)

@@ -52,9 +52,9 @@ def streams(lab: Lab) -> list[Row]:
     return [*lab.compare("streams", "burst", some, burst), *lab.compare("streams", "paced", some, paced(lab, 200))]
 
 
-def paced(lab: Lab, count: int) -> rig.Load:
-    """Return `count` streams of 50 chunks a second, about as long as a load is."""
-    chunks = max(25, int(lab.plan.seconds * 60))
+def paced(lab: Lab, count: int, times: float = 1.2) -> rig.Load:
+    """Return `count` streams of 50 chunks a second, so many times as long as a load is."""
+    chunks = max(25, int(lab.plan.seconds * 50 * times))
     return rig.Load(
         connections=count,
         seconds=0.05,
@@ -229,16 +229,19 @@ def translated(lab: Lab) -> list[Row]:
 
 
 def peers(lab: Lab) -> list[Row]:
-    """Everything that is installed, beside routerd, under the same load; the slow ones under less of it."""
+    """Everything that is installed, beside routerd, under the same load; of streams the slow ones get fewer."""
     found = {name: gateway for name in PEERS if (gateway := gateways.peer(name, lab.plan.peers)) is not None}
     fast = [Contender(name, one) for name, one in found.items() if name not in SLOW_PEERS]
     slow = [Contender(name, one) for name, one in found.items() if name in SLOW_PEERS]
     seconds = lab.plan.seconds
     try:
         rows = lab.compare("peers", "unary", [NGINX, ROUTERD, ALL, ALL_LEDGER, *fast], rig.Load(seconds=seconds))
-        rows += lab.compare("peers", "paced", [NGINX, ROUTERD, *fast], paced(lab, 200))
+        # More and longer turns than elsewhere: how many chunks come at once differs with the phases that streams happen to have.
+        # And answers of 300 tokens: what their request costs is a sixtieth of what their chunks do.
+        more = 2 * lab.plan.rounds - 1
+        rows += lab.compare("peers", "paced", [NGINX, ROUTERD, *fast], paced(lab, 200, 3.0), rounds=more)
         if slow:
-            rows += lab.compare("peers", "unary, 8 connections", [ALL, *slow], rig.Load(connections=8, seconds=seconds))
+            rows += lab.compare("peers", "unary, slow peers", [ALL, *slow], rig.Load(seconds=seconds))
             rows += lab.compare("peers", "unary, fresh process", [ALL, *slow], rig.Load(seconds=FRESH_S), rounds=1, fresh=True)
             rows += lab.compare("peers", "10 paced streams", [ROUTERD, *slow], paced(lab, 10), rounds=1)
         return rows

@@ -57,7 +57,7 @@ class _Look:
             return Target(what=what, value=None, limit=most, below=below, why=f"{mine[0]} has no figure of {missing}")
         return Target(what=what, value=row.cpu_us / beside.cpu_us, limit=most, below=below)
 
-    def times(self, peer: str, least: float, case: str = "unary, 8 connections") -> Target:
+    def times(self, peer: str, least: float, case: str = "unary, slow peers") -> Target:
         """Return how many times a peer's CPU a request is ours."""
         row, beside = self.row("peers", case, ALL), self.row("peers", case, peer)
         what = f"{peer} CPU a request ({case}): x routerd's"
