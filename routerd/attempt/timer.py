@@ -9,9 +9,8 @@ Two bounds apply at once, the phase's own and a cap that outlives phases (deadli
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-__all__ = ["TICK_S", "Bounds", "PhaseTimer", "Ticker"]
+__all__ = ["TICK_S", "Bounds", "Ticker"]
 
 TICK_S = 0.025
 
@@ -51,7 +50,10 @@ class Ticker:
 
 
 class Bounds:
-    """Hears `expired(phase, length_s)` once, when the current phase or the cap has passed."""
+    """Hears `expired(phase, length_s)` once, when the current phase or the cap has passed.
+
+    To be inherited by what is bounded: two objects that hold each other would stay until the collector of garbage finds them.
+    """
 
     __slots__ = ("_cap_at_s", "_cap_length_s", "_cap_phase", "_length_s", "_phase", "_ticker", "due_at_s")
 
@@ -78,8 +80,8 @@ class Bounds:
         at_s = now_s + self._length_s
         self.due_at_s = at_s if at_s < self._cap_at_s else self._cap_at_s
 
-    def stop(self) -> None:
-        """Forget it."""
+    def lift(self) -> None:
+        """Nothing is bounded any more, until a phase begins."""
         self._ticker.discard(self)
 
     def expire(self) -> None:
@@ -92,17 +94,3 @@ class Bounds:
     def expired(self, phase: str, length_s: float) -> None:
         """Time is up."""
         raise NotImplementedError
-
-
-class PhaseTimer(Bounds):
-    """Calls `on_expire(phase, length_s)`. Who is called mostly holds the timer and is held by it: garbage to be collected."""
-
-    __slots__ = ("_on_expire",)
-
-    def __init__(self, ticker: Ticker, on_expire: Callable[[str, float], None], cap: tuple[str, float, float]) -> None:
-        super().__init__(ticker, cap)
-        self._on_expire = on_expire
-
-    def expired(self, phase: str, length_s: float) -> None:
-        """Time is up."""
-        self._on_expire(phase, length_s)

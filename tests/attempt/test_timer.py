@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerd.attempt.timer import TICK_S, PhaseTimer
+from routerd.attempt.timer import TICK_S, Bounds, Ticker
 from tests.attempt.fakes import START_S, Clock, ticker_of
 
 NEVER = ("", math.inf, 0.0)
 SLACK_S = 1e-6  # sums of floats
+
+
+class Timer(Bounds):
+    """Calls `tell(phase, length_s)`."""
+
+    def __init__(self, ticker: Ticker, tell: Callable[[str, float], None], cap: tuple[str, float, float]) -> None:
+        super().__init__(ticker, cap)
+        self._tell = tell
+
+    def expired(self, phase: str, length_s: float) -> None:
+        self._tell(phase, length_s)
 
 
 class Bench:
@@ -22,8 +34,8 @@ class Bench:
         self.ticker = ticker_of(self.clock)
         self.expired: list[tuple[str, float, float]] = []
 
-    def timer(self, cap: tuple[str, float, float] = NEVER) -> PhaseTimer:
-        return PhaseTimer(self.ticker, lambda phase, s: self.expired.append((phase, s, self.clock.now_s - START_S)), cap)
+    def timer(self, cap: tuple[str, float, float] = NEVER) -> Timer:
+        return Timer(self.ticker, lambda phase, s: self.expired.append((phase, s, self.clock.now_s - START_S)), cap)
 
 
 @given(lengths=st.lists(st.floats(0.0, 2.0), min_size=1, max_size=8), lag_s=st.floats(0.0, TICK_S))
@@ -82,23 +94,23 @@ def test_a_stopped_timer_is_forgotten() -> None:
     bench = Bench()
     timer = bench.timer()
     timer.enter("idle", START_S, 1.0)
-    timer.stop()
-    timer.stop()
+    timer.lift()
+    timer.lift()
     bench.clock.advance(5.0)
     assert not bench.expired
 
 
 def test_an_expiry_that_stops_another_due_timer_is_heeded() -> None:
     bench = Bench()
-    timers: list[PhaseTimer] = []
+    timers: list[Timer] = []
     told: list[str] = []
 
     def expire(phase: str, length_s: float) -> None:
         told.append(phase)
         for timer in timers:
-            timer.stop()
+            timer.lift()
 
-    timers.extend(PhaseTimer(bench.ticker, expire, NEVER) for _ in range(3))
+    timers.extend(Timer(bench.ticker, expire, NEVER) for _ in range(3))
     for timer in timers:
         timer.enter("idle", START_S, 1.0)
     bench.clock.advance(5.0)
@@ -113,8 +125,8 @@ def test_the_clock_ticks_only_while_somebody_waits() -> None:
     other = bench.timer()
     other.enter("idle", START_S, 1.0)
     assert bench.clock.armed == 1  # one for all
-    timer.stop()
-    other.stop()
+    timer.lift()
+    other.lift()
     bench.clock.advance(TICK_S * 2)
     assert bench.clock.armed == 0
     bench.timer().enter("idle", bench.clock.now_s, 1.0)  # and wakes again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 import warnings
 
@@ -10,7 +11,7 @@ import pytest
 from tests.bench import count as command
 from tests.bench.counting import ceilings
 from tests.bench.counting.meters import count, profile
-from tests.bench.counting.stage import CASES, Case
+from tests.bench.counting.stage import CASES, Case, staged
 from tests.bench.counting.syscalls import syscall_figures, syscalls
 
 LOCKS = frozenset({"futex", "fcntl", "flock", "semop", "semtimedop"})
@@ -60,6 +61,25 @@ def test_ten_thousand_models_cost_no_more_than_one() -> None:
     one, many = ceilings.read()["unary"], ceilings.read()["unary, 10,000 models"]
     for name in ("bytecodes", "calls"):  # a request now and then formats the date: a thousandth
         assert many[name] <= one[name] * 1.001
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.what != "chunk"])
+def test_no_request_leaves_garbage_to_the_collector(name: str) -> None:
+    with staged(CASES[name]) as stage:
+        stage.begin()
+        for _ in range(50):
+            stage.step()
+        stage.hand_over()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                stage.step()
+            stage.hand_over()
+            assert gc.collect() < 10  # one a request would be 50: what it held would stay, a stream with all of its text
+        finally:
+            gc.enable()
+        stage.end()
 
 
 def test_nothing_grows_with_the_requests() -> None:

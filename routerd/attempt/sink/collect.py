@@ -1,7 +1,4 @@
-"""The sink of a unary exchange: collects the whole answer, bounded in size and time, and sets one future.
-
-It is its own timer: two objects that hold each other would stay, with the answer, until the collector of garbage finds them.
-"""
+"""The sink of a unary exchange: collects the whole answer, bounded in size and time, and sets one future."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ class Collect(Bounds):
     def on_end(self) -> None:
         """Done."""
         self._exchange = OVER
-        self.stop()
+        self.lift()
         if not self.future.done():
             self.future.set_result(WireResponse(status=self._status, headers=self._headers, body=bytes(self._body)))
 
@@ -74,13 +71,13 @@ class Collect(Bounds):
         if self._status not in (0, 200):
             self.on_end()
             return
-        self.stop()
+        self.lift()
         if not self.future.done():
             self.future.set_exception(error)
 
     def leave(self) -> None:
         """Nobody waits any more."""
-        self.stop()
+        self.lift()
         self._exchange.abort()
         if not self.future.done():
             self.future.cancel()

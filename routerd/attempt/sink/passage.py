@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 from routerd.attempt.lane import Passing, Wire
 from routerd.attempt.sink.pushed import ERROR_BODY_LIMIT_BYTES, Downstream, Ended, Pushed, Refused
-from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.attempt.timer import Ticker
 from routerd.errors import Delivery, RequestError, UpstreamError
 from routerd.graph import Timeouts
 from routerd.messages import Usage, WireResponse
@@ -29,13 +29,12 @@ class Passage(Pushed):
     """One exchange. `ready` resolves with the head of a good answer, `finished` with how its body ended."""
 
     def __init__(self, connection: Connection, timeouts: Timeouts, ticker: Ticker, cap: tuple[str, float, float]) -> None:
-        super().__init__(connection, ticker)
+        super().__init__(connection, ticker, cap)
         self.status = 0
         self.headers: Headers = []
         self.sent_bytes = 0
         self.pump: asyncio.Task[None] | None = None
         self._timeouts = timeouts
-        self._timer = PhaseTimer(ticker, self._expired, cap)
         self._error_body: bytearray | None = None
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -53,7 +52,7 @@ class Passage(Pushed):
     def commit(self, downstream: Downstream) -> None:
         """The client has the head: push what was held and everything that comes."""
         self._downstream = downstream
-        self._timer.cap("", float("inf"), 0.0)
+        self.cap("", float("inf"), 0.0)
         self.moved()
         self._push()
         if self._ended:
@@ -63,12 +62,12 @@ class Passage(Pushed):
 
     def moved(self) -> None:
         """Something of the request or the answer moved."""
-        self._timer.enter("idle", self._ticker.now(), self._timeouts.idle_s)
+        self.enter("idle", self._ticker.now(), self._timeouts.idle_s)
 
     def sent(self) -> None:
         """The whole request is out: now the answer is waited for."""
         if not self.status:
-            self._timer.enter("first_byte", self._ticker.now(), self._timeouts.first_byte_s)
+            self.enter("first_byte", self._ticker.now(), self._timeouts.first_byte_s)
 
     def refuse(self, error: RequestError) -> None:
         """The client's side of the upload failed."""
@@ -155,7 +154,7 @@ class Passage(Pushed):
             self._downstream.write(data)
 
     def _fail(self, error: Exception) -> None:
-        self._timer.stop()
+        self.lift()
         if self.pump is not None:
             self.pump.cancel()
         if not self.ready.done():
@@ -170,7 +169,7 @@ class Passage(Pushed):
             downstream.cut()
 
     def _finish(self, ended: Ended) -> None:
-        self._timer.stop()
+        self.lift()
         if self.pump is not None and not self.pump.done():
             self.pump.cancel()  # the upstream has answered without the rest; its connection closes
         downstream, self._downstream = self._downstream, None
@@ -179,7 +178,8 @@ class Passage(Pushed):
         if not self.finished.done():
             self.finished.set_result(ended)
 
-    def _expired(self, phase: str, length_s: float) -> None:
+    def expired(self, phase: str, length_s: float) -> None:
+        """Time is up: before the commit the attempt hears of it, afterwards the client does."""
         self._exchange.abort()
         if not self.ready.done():
             delivery = Delivery.ANSWERED if self.status else Delivery.MAYBE_PROCESSED

@@ -9,7 +9,7 @@ import asyncio
 import enum
 from typing import Protocol
 
-from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.attempt.timer import Bounds, Ticker
 from routerd.errors import ErrorType
 from routerd.messages import WireResponse
 from routerd.upstream import Exchange
@@ -63,19 +63,17 @@ class Refused(Exception):
         self.response = response
 
 
-class Pushed:
-    """One exchange whose answer is pushed."""
+class Pushed(Bounds):
+    """One exchange whose answer is pushed, and the bounds of its time."""
 
-    __slots__ = ("_downstream", "_exchange", "_paused_at_s", "_ticker", "_timer", "finished", "ready")
+    __slots__ = ("_downstream", "_exchange", "_paused_at_s", "finished", "ready")
 
-    _timer: PhaseTimer
-
-    def __init__(self, exchange: Exchange, ticker: Ticker) -> None:
+    def __init__(self, exchange: Exchange, ticker: Ticker, cap: tuple[str, float, float]) -> None:
+        super().__init__(ticker, cap)
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[Ended] = loop.create_future()
         self._exchange = exchange
-        self._ticker = ticker
         self._downstream: Downstream | None = None
         self._paused_at_s = 0.0  # since when the client has read nothing; 0: it reads
 
@@ -90,7 +88,7 @@ class Pushed:
 
     def stop(self) -> None:
         """The client has gone, or the attempt is given up: stop the upstream at once."""
-        self._timer.stop()
+        self.lift()
         self._exchange.abort()
         self._downstream = None
         if not self.ready.done():

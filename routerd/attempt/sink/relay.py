@@ -16,7 +16,7 @@ import msgspec
 
 from routerd.attempt.redaction import Redaction
 from routerd.attempt.sink.pushed import ERROR_BODY_LIMIT_BYTES, Downstream, Ended, Pushed, Refused
-from routerd.attempt.timer import PhaseTimer, Ticker
+from routerd.attempt.timer import Ticker
 from routerd.errors import Delivery, ErrorKind, ErrorType, UpstreamError
 from routerd.graph import Provider, Timeouts
 from routerd.messages import WireResponse
@@ -79,7 +79,7 @@ class Relay(Pushed):
         stream_types: tuple[bytes, ...] = (),
         own: Callable[[Scan, bytes], bytes] | None = None,
     ) -> None:
-        super().__init__(exchange, ticker)
+        super().__init__(exchange, ticker, cap)
         self._downstream: Downstream | None = None
         self.scan = scan
         self._stream_types = stream_types
@@ -99,8 +99,7 @@ class Relay(Pushed):
         self._plain: Callable[[bytes], object] | None = None
         self._refused = 0
         self._broken = Ended.ERROR_EVENT  # how a fault counts that was there before the commit
-        self._timer = PhaseTimer(ticker, self._expired, cap)
-        self._timer.enter("first_byte", self.last_at_s, timeouts.first_byte_s)
+        self.enter("first_byte", self.last_at_s, timeouts.first_byte_s)
 
     # ── the attempt's side ──
 
@@ -120,9 +119,9 @@ class Relay(Pushed):
         now_s = self._ticker.now()
         total_s = self._timeouts.stream_total_s
         if total_s is None:
-            self._timer.cap("", float("inf"), 0.0)
+            self.cap("", float("inf"), 0.0)
         else:
-            self._timer.cap("stream_total", now_s + total_s, total_s)
+            self.cap("stream_total", now_s + total_s, total_s)
         if self._status == _ENDED:
             self._close_out()
         elif self.scan.fault is not None:
@@ -130,7 +129,7 @@ class Relay(Pushed):
         elif self.scan.done:
             self._done()
         else:
-            self._timer.enter("idle", now_s, self._timeouts.idle_s)
+            self.enter("idle", now_s, self._timeouts.idle_s)
         return text
 
     def moved(self) -> None:
@@ -165,7 +164,7 @@ class Relay(Pushed):
                     return
         now_s = self._ticker.now()
         left_s = max(0.0, self._timeouts.first_token_s - (now_s - self.last_at_s))
-        self._timer.enter("first_token", now_s, left_s)
+        self.enter("first_token", now_s, left_s)
 
     def on_body(self, data: bytes) -> None:
         """Look at it; hold it, or keep it for the write at the end of this read."""
@@ -209,7 +208,7 @@ class Relay(Pushed):
         """The upstream's body is complete."""
         self._exchange = OVER
         if self._error_body is not None:
-            self._timer.stop()
+            self.lift()
             if not self.ready.done():
                 body = bytes(self._error_body)
                 self.ready.set_exception(Refused(WireResponse(status=self._status, headers=self._headers, body=body)))
@@ -221,7 +220,7 @@ class Relay(Pushed):
         if self.finished.done():
             return
         if self._downstream is None and not self.ready.done():
-            self._timer.stop()
+            self.lift()
             self.ready.set_exception(
                 UpstreamError(ErrorKind.PROTOCOL, "the upstream's stream ended without content", delivery=Delivery.ANSWERED)
             )
@@ -250,7 +249,7 @@ class Relay(Pushed):
                 self.scan.fault = StreamFault(error.message)
                 self._broken = Ended.DEADLINE if error.kind is ErrorKind.TIMEOUT else Ended.CUT
             return
-        self._timer.stop()
+        self.lift()
         self.ready.set_exception(error)
 
     # ── in between ──
@@ -293,15 +292,15 @@ class Relay(Pushed):
         self._held += b"".join(self._out)
         self._out = []
         if scan.content:
-            self._timer.stop()  # it came in time, however late the worker gets to the commit
+            self.lift()  # it came in time, however late the worker gets to the commit
             self.ready.set_result(None)
         elif scan.fault is not None:
             self._exchange.abort()
-            self._timer.stop()
+            self.lift()
             self.ready.set_exception(_as_error(scan.fault))
         elif scan.done:
             self._let_go()
-            self._timer.stop()
+            self.lift()
             self.ready.set_exception(protocol_fault("the upstream's stream ended without content"))
         elif len(self._held) > HELD_LIMIT_BYTES:
             self._exchange.abort()
@@ -340,17 +339,18 @@ class Relay(Pushed):
         self._finish(ended)
 
     def _finish(self, ended: Ended) -> None:
-        self._timer.stop()
+        self.lift()
         downstream, self._downstream = self._downstream, None
         if downstream is not None:
             downstream.end()
         if not self.finished.done():
             self.finished.set_result(ended)
 
-    def _expired(self, phase: str, length_s: float) -> None:
+    def expired(self, phase: str, length_s: float) -> None:
+        """Time is up: before the commit the attempt hears of it, afterwards the client does."""
         since_s = self._paused_at_s or self.last_at_s
         if phase == "idle" and since_s + length_s > self._ticker.now():
-            self._timer.enter("idle", since_s, length_s)  # it moved: chunks note the time and leave the timer alone
+            self.enter("idle", since_s, length_s)  # it moved: chunks note the time and leave the timer alone
         elif self._downstream is None:
             self._exchange.abort()
             delivery = Delivery.ANSWERED if self._status else Delivery.MAYBE_PROCESSED
