@@ -5,7 +5,8 @@ limit - used). A charge is counted in a bucket that drains, in a calendar window
 `window`), or is held until it is given back, in a column of the worker's own. What is reserved by an estimate has a record
 (`journal`) until it is settled. So `drop_worker` returns all that a dead worker held and had reserved. Calendar windows follow
 the wall clock, all else the monotonic one that callers pass in. A take that finds its slots as the last one left them is made by
-what that one has made ready (`ready`); any other, and one that is refused, goes the long way, which makes it ready.
+what that one has made ready (`ready`); any other, and one that is refused, goes the long way, which makes it ready. Where workers
+share one lock, what a request gives back waits for the next time that its worker has it: a take, or the end of the turn (`soon`).
 A full table lets a charge pass uncounted (its handle names slot 0) and counts that in `overflows`: keys come from the
 configuration, so a table that is too small is the operator's mistake, and must not refuse the traffic of everybody else.
 """
@@ -33,20 +34,28 @@ MOST_READY = 4096  # kinds of requests that come more than once a bucket: about 
 TRIES = 8  # a slot may be taken over between finding and locking it, only in a full table
 _UNCOUNTED = (0, 0, 0, 0)  # a handle: slot, stamp, record in the journal or 0, WIDTH of the slot
 _slot_of = struct.Struct("=16s4q").unpack_from  # the first words of a slot: its key, WIDTH, DIRTY, HEAD, TOTAL
+Soon = Callable[[Callable[[], None]], object]
 _make = tuple.__new__  # a NamedTuple without its slow way in
 
 
 class LocalCounters:
     """The counters as one worker sees them. One thread; any number of processes."""
 
-    __slots__ = ("_apart", "_journal", "_lock_fd", "_periods", "_ready", "_table", "_unix", "_widths", "_words", "_worker")
+    __slots__ = (
+        "_apart", "_journal", "_late", "_lock_fd", "_periods", "_ready", "_soon", "_table", "_unix", "_widths", "_words",
+        "_worker",
+    )  # fmt: skip
 
-    def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time) -> None:
+    def __init__(self, table: Table, worker: int, unix: Callable[[], float] = time.time, soon: Soon | None = None) -> None:
         if not 0 <= worker < table.workers:
             raise ValueError(f"worker {worker} of {table.workers}")
         self._table = table
         self._words = table.words
         self._lock_fd, self._apart = table.lock_fd, table.apart
+        self._soon = soon if table.lock_fd else None  # has something called at the end of this turn of the event loop
+        self._late: list[
+            tuple[bytes, int, int, int, int, int]
+        ] = []  # what is given back then: key, base, stamp, record, width, amount
         self._worker = worker
         self._journal = Journal(table, worker)
         self._unix = unix
@@ -56,15 +65,21 @@ class LocalCounters:
 
     @classmethod
     def create(
-        cls, *, slots: int = SLOTS, workers: int = WORKERS, worker: int = 0, unix: Callable[[], float] = time.time
+        cls,
+        *,
+        slots: int = SLOTS,
+        workers: int = WORKERS,
+        worker: int = 0,
+        unix: Callable[[], float] = time.time,
+        soon: Soon | None = None,
     ) -> LocalCounters:
         """Make an empty table; hand `fd` to the workers, which `attach`."""
-        return cls(Table.create(slots, workers), worker, unix)
+        return cls(Table.create(slots, workers), worker, unix, soon)
 
     @classmethod
-    def attach(cls, fd: int, *, worker: int) -> LocalCounters:
+    def attach(cls, fd: int, *, worker: int, soon: Soon | None = None) -> LocalCounters:
         """Use the table behind an inherited descriptor, which now belongs to this object."""
-        return cls(Table(fd), worker)
+        return cls(Table(fd), worker, soon=soon)
 
     @property
     def fd(self) -> int:
@@ -78,6 +93,7 @@ class LocalCounters:
 
     def close(self) -> None:
         """Unmap and close. What was taken stays taken for the other processes."""
+        self.flush()
         self._words.release()
         self._table.close()
 
@@ -92,6 +108,8 @@ class LocalCounters:
         elif apart:
             self._table.lock(ready.bases)
         try:
+            if self._late:
+                self._give_back_late()
             used = ready.add(amounts)
         finally:
             if lock_fd:
@@ -110,6 +128,7 @@ class LocalCounters:
 
     def _take_slowly(self, meters: Sequence[Meter], amounts: Sequence[int], now_us: int) -> Taken:
         """The same in every case. Slots that are found up to date are made ready for the next take of these meters."""
+        self.flush()
         bases, words = self._lock(meters, now_us), self._words
         try:
             used: list[int] = []
@@ -164,10 +183,16 @@ class LocalCounters:
         More than taken is added, whatever the limit. A slot may have got another window since: what the take left there is found
         by its stamp, or stays.
         """
+        soon = self._soon
         for i, (base, stamp, record, width) in enumerate(handles):
+            less = taken[i] - used[i]
+            if soon is not None and less > 0 and width > 0:
+                if not self._late:
+                    soon(self.flush)
+                self._late.append((meters[i].key, base, stamp, record, width, less))
+                continue
             if record:
                 self._journal.clear(record)
-            less = taken[i] - used[i]
             if not less or not base:
                 continue
             if not width:  # no lock: a column has one writer, and while it is not 0, its slot stays where it is
@@ -177,30 +202,53 @@ class LocalCounters:
             elif width < 0 or less < 0 or not self._gave_back(meters[i].key, base, stamp, width, less):
                 self._correct(meters[i], stamp, less, int(now_s * 1e6))
 
+    def flush(self) -> None:
+        """Give back what waits for a lock."""
+        if self._late:
+            flock(self._lock_fd, LOCK_EX)
+            try:
+                self._give_back_late()
+            finally:
+                flock(self._lock_fd, LOCK_UN)
+
+    def _give_back_late(self) -> None:
+        """Do it, under the lock of all slots."""
+        late, self._late = self._late, []
+        for key, base, stamp, record, width, amount in late:
+            if record:
+                self._journal.clear(record)
+            if not self._subtracted(key, base, stamp, width, amount) and self._table.holds(base, key):
+                self._give_back(base, stamp, amount)
+
     def _gave_back(self, key: bytes, base: int, stamp: int, width: int, amount: int) -> bool:
         """Give back to a sliding window that has the width that it had; False: it is another case."""
-        words, table, lock_fd, apart = self._words, self._table, self._lock_fd, self._apart
+        lock_fd, apart = self._lock_fd, self._apart
         if lock_fd:
             flock(lock_fd, LOCK_EX)
         elif apart:
-            table.lock((base,))
+            self._table.lock((base,))
         try:
-            found, its_width, dirty, head, total = _slot_of(table.memory, 8 * base)
-            bucket = stamp // width
-            if found != key or its_width != width or dirty or bucket > head or total < amount:
-                return False
-            if bucket != head:
-                cell = base + DATA + bucket % BUCKETS
-                if bucket <= head - BUCKETS or words[cell] < amount:
-                    return False
-                words[cell] -= amount
-            words[base + TOTAL] = total - amount
-            return True
+            return self._subtracted(key, base, stamp, width, amount)
         finally:
             if lock_fd:
                 flock(lock_fd, LOCK_UN)
             elif apart:
-                table.unlock((base,))
+                self._table.unlock((base,))
+
+    def _subtracted(self, key: bytes, base: int, stamp: int, width: int, amount: int) -> bool:
+        """The same, under the slot's lock."""
+        words = self._words
+        found, its_width, dirty, head, total = _slot_of(self._table.memory, 8 * base)
+        bucket = stamp // width
+        if found != key or its_width != width or dirty or bucket > head or total < amount:
+            return False
+        if bucket != head:
+            cell = base + DATA + bucket % BUCKETS
+            if bucket <= head - BUCKETS or words[cell] < amount:
+                return False
+            words[cell] -= amount
+        words[base + TOTAL] = total - amount
+        return True
 
     def _correct(self, meter: Meter, stamp: int, less: int, now_us: int) -> None:
         """Correct one take in any case."""
@@ -239,6 +287,7 @@ class LocalCounters:
 
     def used(self, meter: Meter, now_s: float) -> int:
         """Return what is used now, over all processes."""
+        self.flush()
         base = self._table.find(meter.key)
         if not base:
             return 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from routerd.state import LocalCounters
@@ -57,6 +59,22 @@ def held(counters: LocalCounters) -> None:
     say(seen, had)
 
 
+def late(counters: LocalCounters) -> None:
+    """As `held`, but what is given back waits for the next take, or the end of a turn of seven."""
+    turns: list[Callable[[], None]] = []
+    counters = LocalCounters.attach(os.dup(counters.fd), worker=int(sys.argv[2]), soon=turns.append)
+    meters, had = (Budget("wide", 10**9), Budget("tokens", 60, settled=True)), 0
+    for i in range(3000):
+        taken = counters.take(meters, [1, 5], time.monotonic())
+        if taken.refused < 0:
+            had += 1
+            counters.settle(meters, taken.handles, [1, 5], [1, 0], time.monotonic())
+        if i % 7 == 0 and turns:
+            turns.pop()()
+    counters.flush()
+    say(had)
+
+
 def many_keys(counters: LocalCounters) -> None:
     """Take once from each of 300 new budgets of 1: they are all inserted by all processes at the same time."""
     say(*(int(counters.take([Budget(f"k{i}", 1)], [1], time.monotonic()).refused < 0) for i in range(300)))
@@ -90,7 +108,7 @@ def endless(counters: LocalCounters) -> None:
 
 
 if __name__ == "__main__":
-    modes = {f.__name__: f for f in (one_budget, crossed, held, many_keys, hold, keep_lock, endless)}
+    modes = {f.__name__: f for f in (one_budget, crossed, held, late, many_keys, hold, keep_lock, endless)}
     used = LocalCounters.attach(int(sys.argv[1]), worker=int(sys.argv[2]))
     say("ready")
     sys.stdin.readline()

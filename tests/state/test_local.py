@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -18,9 +18,9 @@ from tests.state.hammer import Budget
 NOW = 5000.0
 
 
-@pytest.fixture
-def counters() -> Iterator[LocalCounters]:
-    counters = LocalCounters.create(slots=64, workers=3)
+@pytest.fixture(params=[None, lambda flush: None], ids=["at once", "late"])
+def counters(request: pytest.FixtureRequest) -> Iterator[LocalCounters]:
+    counters = LocalCounters.create(slots=64, workers=3, soon=request.param)
     yield counters
     counters.close()
 
@@ -181,6 +181,55 @@ def test_no_lock_is_left_behind(workers: int) -> None:
     counters.settle(meters[:1], done[0].handles[:1], [30], [5], NOW + 9e5)  # its window is over
     assert counters.drop_worker(1) == 0
     assert free(counters)
+    counters.close()
+
+
+def test_what_is_given_back_late_is_seen_by_its_worker_at_once_and_by_others_at_the_end_of_the_turn() -> None:
+    soon: list[Callable[[], None]] = []
+    counters = LocalCounters.create(slots=64, workers=2, soon=soon.append)
+    other = LocalCounters.attach(os.dup(counters.fd), worker=1)
+    meters, slot = (Budget("t", 100, settled=True),), Budget("s", 5, 0.0)
+    first, second = (counters.take((*meters, slot), [30, 1], NOW) for _ in range(2))
+    for taken in (first, second):
+        counters.settle((*meters, slot), taken.handles, [30, 1], [10, 0], NOW)
+    assert len(soon) == 1  # once a turn
+    assert other.used(slot, NOW) == 0  # that has no lock to wait for
+    assert other.used(meters[0], NOW) == 60
+    third = counters.take(meters, [80], NOW)
+    assert (third.refused, third.used) == (-1, (100,))
+    assert other.used(meters[0], NOW) == 100
+    counters.settle(meters, third.handles, [80], [0], NOW)
+    assert len(soon) == 2
+    assert other.used(meters[0], NOW) == 100
+    soon[-1]()
+    assert other.used(meters[0], NOW) == 20
+    soon[-1]()  # nothing is given back twice
+    assert other.used(meters[0], NOW) == 20
+    assert free(counters)
+    other.close()
+    counters.close()
+
+
+def test_a_worker_killed_before_the_end_of_the_turn_leaves_nothing_reserved() -> None:
+    counters = LocalCounters.create(slots=64, workers=2)
+    killed = LocalCounters.attach(os.dup(counters.fd), worker=1, soon=lambda flush: None)
+    meter = Budget("t", 100, settled=True)
+    taken = killed.take((meter,), [30], NOW)
+    killed.settle((meter,), taken.handles, [30], [10], NOW)
+    assert counters.drop_worker(1) == 30
+    assert counters.used(meter, NOW) == 0
+
+
+def test_what_is_given_back_late_goes_to_its_own_window() -> None:
+    counters = LocalCounters.create(slots=1, workers=2, soon=lambda flush: None)
+    meter, other = Budget("t", 100, 32.0, settled=True), Budget("u", 100, 32.0)
+    early = counters.take((meter,), [30], NOW)
+    later = counters.take((meter,), [20], NOW + 5.0)
+    counters.settle((meter,), early.handles, [30], [10], NOW + 5.0)
+    assert counters.used(meter, NOW + 5.0) == 30
+    counters.settle((meter,), later.handles, [20], [0], NOW + 100.0)  # nothing of it counts any more
+    assert take(counters, other, 7, NOW + 200.0)  # nor is the slot its own
+    assert counters.used(other, NOW + 200.0) == 7
     counters.close()
 
 

@@ -89,6 +89,13 @@ def test_what_is_held_and_settled_by_all_is_counted_to_the_end(counters: LocalCo
     assert counters.used(Budget("tokens", 10**9, settled=True), now_s) == 3 * had
 
 
+def test_what_is_given_back_late_by_all_is_given_back_once(counters: LocalCounters, start: Start) -> None:
+    had = sum(map(int, run_all(counters, start, "late")))
+    assert had > 1000
+    assert counters.used(Budget("wide", 10**9), time.monotonic()) == had
+    assert counters.used(Budget("tokens", 60, settled=True), time.monotonic()) == 0
+
+
 def test_a_key_inserted_by_all_at_once_has_one_slot(counters: LocalCounters, start: Start) -> None:
     columns = [list(map(int, line.split())) for line in run_all(counters, start, "many_keys")]
     assert [sum(row) for row in zip(*columns, strict=True)] == [1] * 300

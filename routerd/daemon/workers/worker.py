@@ -350,8 +350,9 @@ async def _serve(told: dict[str, Any]) -> None:
     remote = await _remote(told, metrics)
     outbox = _outbox(channel, metrics, stirred.set) if told["ledger"] else None
     exporter = _exporter(index, metrics)
+    counters = LocalCounters.attach(told["state"], worker=index, soon=asyncio.get_running_loop().call_soon)
     gateway = Gateway(
-        counters=LocalCounters.attach(told["state"], worker=index),
+        counters=counters,
         health=Health(Board.attach(told["endpoints"], worker=index)),
         metrics=metrics,
         access=access.add if access else None,
@@ -366,6 +367,7 @@ async def _serve(told: dict[str, Any]) -> None:
     hand_over, unsaid = partial(_flush, outbox, access), partial(_unsaid, outbox, access)
     worker = Worker(channel, gateway, metrics, index=index, sock=sock, flush=hand_over, unsaid=unsaid, stirred=stirred)
     await worker.run()
+    counters.flush()
     while outbox is not None and outbox.waiting:
         outbox.flush()
         await channel.flush()
