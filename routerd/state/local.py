@@ -52,10 +52,8 @@ class LocalCounters:
         self._table = table
         self._words = table.words
         self._lock_fd, self._apart = table.lock_fd, table.apart
-        self._soon = soon if table.lock_fd else None  # has something called at the end of this turn of the event loop
-        self._late: list[
-            tuple[bytes, int, int, int, int, int]
-        ] = []  # what is given back then: key, base, stamp, record, width, amount
+        self._soon = soon if table.lock_fd else None
+        self._late: list[tuple[bytes, int, int, int, int, int]] = []  # given back then: key, base, stamp, record, width, amount
         self._worker = worker
         self._journal = Journal(table, worker)
         self._unix = unix
@@ -78,7 +76,10 @@ class LocalCounters:
 
     @classmethod
     def attach(cls, fd: int, *, worker: int, soon: Soon | None = None) -> LocalCounters:
-        """Use the table behind an inherited descriptor, which now belongs to this object."""
+        """Use the table behind an inherited descriptor, which now belongs to this object.
+
+        `soon` has something called at the end of this turn of the event loop; without it what is given back waits for nothing.
+        """
         return cls(Table(fd), worker, soon=soon)
 
     @property
@@ -222,18 +223,13 @@ class LocalCounters:
 
     def _gave_back(self, key: bytes, base: int, stamp: int, width: int, amount: int) -> bool:
         """Give back to a sliding window that has the width that it had; False: it is another case."""
-        lock_fd, apart = self._lock_fd, self._apart
-        if lock_fd:
-            flock(lock_fd, LOCK_EX)
-        elif apart:
-            self._table.lock((base,))
+        if not (self._lock_fd or self._apart):
+            return self._subtracted(key, base, stamp, width, amount)
+        self._table.lock((base,))
         try:
             return self._subtracted(key, base, stamp, width, amount)
         finally:
-            if lock_fd:
-                flock(lock_fd, LOCK_UN)
-            elif apart:
-                self._table.unlock((base,))
+            self._table.unlock((base,))
 
     def _subtracted(self, key: bytes, base: int, stamp: int, width: int, amount: int) -> bool:
         """The same, under the slot's lock."""

@@ -3,9 +3,10 @@
 A slot belongs to a 16-byte key, lies within PROBES places of the key's hash, and never moves. Keys are digests, so two subjects
 never share one (and the first half of one is never 0, which means empty: a chance of 2**-64). Locks are the kernel's, which
 releases them when their process dies: record locks on bytes of the file (byte 0: the table, else: the slot), or, among few
-workers, one lock of the file (flock(2)) for all slots. Whoever holds a slot's lock never waits for the table's, and several slots
-are locked in ascending order: no deadlock. The locks exclude processes, not threads: one thread a process uses a table. A table
-made for one worker takes locks only to insert: else that worker alone writes, and control after its end.
+workers where /proc is mounted, one lock of the file (flock(2)) for all slots. Whoever holds a slot's lock never waits for the
+table's, and several slots are locked in ascending order: no deadlock. The locks exclude processes, not threads: one thread a
+process uses a table. A table made for one worker takes locks only to insert: else that worker alone writes, and control after its
+end.
 A word is eight bytes, aligned and stored at once: a killed process leaves whole words behind, and DIRTY where they disagree.
 """
 
@@ -28,6 +29,7 @@ MAGIC = 0x726F757465726432  # "routerd2"
 HEADER_WORDS = 64
 PROBES = 64  # with half of the slots in use, a run of 64 taken ones has a chance of 2**-64
 OVERFLOWS = 4  # header word: takes that were let pass because the table was full
+OWN_FILE = "/proc/self/fd/{}"  # opens a descriptor's file anew: flock locks the open file, which those that inherit it share
 
 # The words of a slot. Those before TOTAL say what it counts; while they are as they were, a take only adds.
 KEY0, KEY1, WIDTH, DIRTY, HEAD, TOTAL, DATA = 0, 1, 2, 3, 4, 5, 8
@@ -50,14 +52,14 @@ class Table:
         self.fd = fd
         self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
         self.words = memoryview(self.memory).cast("q")
-        magic, self._slots, self.slot_words, self.workers = self.words[:4]
+        magic, self._slots, self.slot_words, self.workers, _, apart = self.words[:6]
         if magic != MAGIC:
             raise ValueError("the file is no table of counters")
         self.journals = HEADER_WORDS + self._slots * self.slot_words  # their first word
         self.columns_of = struct.Struct(f"={self.workers}q").unpack_from
         self.known: dict[bytes, int] = {}  # where this process found a key; checked again under the lock
-        self.lock_fd = _opened_anew(fd) if 1 < self.workers <= FEW_WORKERS else 0
-        self.apart = self.workers > FEW_WORKERS
+        self.apart = bool(apart)
+        self.lock_fd = os.open(OWN_FILE.format(fd), os.O_RDWR) if self.workers > 1 and not apart else 0
 
     @classmethod
     def create(cls, slots: int, workers: int) -> Table:
@@ -65,7 +67,9 @@ class Table:
         slot_words = DATA + max(BUCKETS, workers)
         fd = anonymous_file("routerd-counters")
         os.ftruncate(fd, 8 * (HEADER_WORDS + slots * slot_words + workers * RECORDS * RECORD_WORDS))
-        os.pwrite(fd, struct.pack("=4q", MAGIC, slots, slot_words, workers), 0)
+        # Said here, for all processes alike: two that lock differently would exclude nobody.
+        apart = workers > FEW_WORKERS or (workers > 1 and not os.path.exists(OWN_FILE.format(fd)))
+        os.pwrite(fd, struct.pack("=6q", MAGIC, slots, slot_words, workers, 0, apart), 0)
         return cls(fd)
 
     def close(self) -> None:
@@ -170,15 +174,6 @@ class Table:
         if len(self.known) >= self._slots:
             self.known.clear()
         self.known[key] = base
-
-
-def _opened_anew(fd: int) -> int:
-    """Return a descriptor that no other process has: what flock locks is the open file, which those that inherit `fd` share."""
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
-    except OSError as exc:
-        why = "several workers need /proc, to lock what they count together; mount it, or use --workers 1"
-        raise OSError(exc.errno, why) from exc
 
 
 def anonymous_file(name: str) -> int:

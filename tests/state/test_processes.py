@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[2]
 Start = Callable[[str, int], subprocess.Popen[str]]
 
 
-@pytest.fixture(params=[FEW_WORKERS, FEW_WORKERS + 1], ids=["one lock", "slot by slot"])
-def counters(request: pytest.FixtureRequest) -> Iterator[LocalCounters]:
-    workers: int = request.param
+@pytest.fixture(params=[(FEW_WORKERS, True), (FEW_WORKERS, False), (FEW_WORKERS + 1, True)], ids=["one lock", "no /proc", "many"])
+def counters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCounters]:
+    workers, mounted = request.param
+    if not mounted:
+        monkeypatch.setattr("routerd.state.table.OWN_FILE", "/nowhere/{}")  # the processes that attach are not told otherwise
     counters = LocalCounters.create(slots=512, workers=workers, worker=workers - 1)
     yield counters
     counters.close()
